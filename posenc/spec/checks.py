@@ -1,0 +1,174 @@
+"""What is refused, and in which words: where, what was expected, what was received.
+
+Every column raises these sentences, so that a mistake reads the same in four frameworks.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import operator
+import reprlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+OUTPUT_DTYPES = ("float64", "float32", "bfloat16", "float16")
+POSITION_LIMIT = 2**31
+
+_WHY_NOT_A_POSITION = {
+    "float16": ", which holds integers exactly only up to 2,048",
+    "bfloat16": ", which holds integers exactly only up to 256",
+    "bool": ": a mask is not a position",
+}
+
+
+class SpecError(ValueError):
+    """A specification that cannot be: the message names the field, what it expects and what it got."""
+
+
+def shown(value: object) -> str:
+    """`repr`, short enough for one line, of anything at all."""
+    try:
+        return reprlib.repr(value)
+    except Exception:  # a foreign __repr__ may raise whatever it likes
+        return f"a {type(value).__name__}"
+
+
+def integer(where: str, value: object, *, minimum: int | None = None, limit: int | None = None) -> int:
+    """`value` as an int: booleans and floats are refused, NumPy integers are not."""
+    expected = "an integer"
+    if minimum is not None:
+        expected += f" >= {minimum}"
+    if limit is not None:
+        expected += f" of magnitude below {limit}"
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]  # the TypeError is the question
+    except TypeError:
+        raise SpecError(f"{where}: expected {expected}, received {shown(value)}") from None
+    if (minimum is not None and number < minimum) or (limit is not None and abs(number) >= limit):
+        raise SpecError(f"{where}: expected {expected}, received {shown(value)}")
+    return number
+
+
+def number(where: str, value: object, *, low: float | None = None, high: float | None = None) -> float:
+    """`value` as a finite float > 0, within `low` and `high` where they are given."""
+    expected = "a finite number > 0"
+    if low is not None and high is not None:
+        expected = f"a number from {low:g} to {high:g}"
+    try:
+        # str has no __float__, bool does; complex has none either
+        if isinstance(value, bool) or not hasattr(value, "__float__"):
+            raise TypeError
+        result = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise SpecError(f"{where}: expected {expected}, received {shown(value)}") from None
+    fits = math.isfinite(result) and result > 0
+    if not fits or (low is not None and result < low) or (high is not None and result > high):
+        raise SpecError(f"{where}: expected {expected}, received {shown(value)}")
+    return result
+
+
+def choice(where: str, value: object, options: Sequence[str | None]) -> None:
+    if not any(value is option or (isinstance(value, str) and value == option) for option in options):
+        names = " or ".join(repr(option) for option in options)
+        raise SpecError(f"{where}: expected {names}, received {shown(value)}")
+
+
+def framework(column: str, module: str, name: str, extra: str) -> None:
+    """Import `module`, or say in one sentence how to install it."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:  # a broken installation is not a missing one
+            raise
+        message = f"{column} needs {name}: pip install 'posenc[{extra}]'"
+        raise ModuleNotFoundError(message, name=module) from None
+
+
+def position_dtype_error(where: str, received: str) -> ValueError:
+    why = _WHY_NOT_A_POSITION.get(received, "")
+    return ValueError(f"{where}.positions: expected integers, float32 or float64, received {received}{why}")
+
+
+def position_value_error(where: str, received: float) -> ValueError:
+    return ValueError(f"{where}.positions: expected finite numbers of magnitude below 2^31, received {received}")
+
+
+def output_dtype_error(where: str, received: object) -> ValueError:
+    return ValueError(f"{where}.dtype: expected float64, float32, bfloat16 or float16, received {received}")
+
+
+def x_dtype_error(where: str, received: str) -> ValueError:
+    return ValueError(f"{where}.x: expected float64, float32, bfloat16 or float16, received {received}")
+
+
+def x_shape_error(where: str, dim: int, shape: Sequence[int | None]) -> ValueError:
+    return ValueError(f"{where}.x: expected shape (..., {dim}), received {_shape(shape)}")
+
+
+def x_rank_error(where: str, dim: int, shape: Sequence[int | None]) -> ValueError:
+    return ValueError(
+        f"{where}.x: expected shape (..., length, {dim}) where no positions are given, received {_shape(shape)}"
+    )
+
+
+def positions_shape_error(where: str, expected: Sequence[int | None], received: Sequence[int | None]) -> ValueError:
+    return ValueError(
+        f"{where}.positions: expected a shape that broadcasts to {_shape(expected)}, received {_shape(received)}"
+    )
+
+
+def _shape(shape: Sequence[int | None]) -> str:
+    inner = ", ".join("None" if n is None else str(n) for n in shape)
+    return f"({inner},)" if len(shape) == 1 else f"({inner})"
+
+
+def broadcasts(shape: Sequence[int], target: Sequence[int]) -> bool:
+    """Whether `shape` broadcasts to exactly `target`."""
+    if len(shape) > len(target):
+        return False
+    return all(a in (1, b) for a, b in zip(reversed(shape), reversed(target), strict=False))
+
+
+class PositionList(NamedTuple):
+    """Python numbers, checked: row-major `values` of `shape`, `integral` if none is a float."""
+
+    shape: tuple[int, ...]
+    values: list[int] | list[float]
+    integral: bool
+
+
+def position_list(where: str, positions: object) -> PositionList | None:
+    """Read a number or a (nested) list or tuple of numbers; None for a range, an array or anything else."""
+    if not isinstance(positions, bool | int | float | list | tuple):
+        return None
+    shape: list[int] = []
+    level: list[object] = [positions]
+    while level and isinstance(level[0], list | tuple):
+        size = len(level[0])
+        if not all(isinstance(item, list | tuple) and len(item) == size for item in level):
+            raise ValueError(f"{where}.positions: expected rows of one length, received {shown(positions)}")
+        shape.append(size)
+        level = [inner for item in level for inner in item]  # type: ignore[attr-defined]  # just checked
+    for item in level:
+        if isinstance(item, bool) or not isinstance(item, int | float):
+            if isinstance(item, list | tuple):
+                raise ValueError(f"{where}.positions: expected rows of one length, received {shown(positions)}")
+            if not hasattr(item, "__index__") or isinstance(item, bool):
+                raise position_dtype_error(where, type(item).__name__)
+    integral = not any(isinstance(item, float) for item in level)
+    values = [operator.index(item) if not isinstance(item, float) else item for item in level]  # type: ignore[arg-type]
+    for value in values:
+        if not abs(value) < POSITION_LIMIT:  # also NaN
+            raise position_value_error(where, value)
+    return PositionList(tuple(shape), values if integral else [float(v) for v in values], integral)
+
+
+def position_range(where: str, positions: range) -> range:
+    """Refuse a range that leaves the 31 bits of a position."""
+    for end in (positions[0], positions[-1]) if positions else ():
+        if abs(end) >= POSITION_LIMIT:
+            raise position_value_error(where, end)
+    return positions

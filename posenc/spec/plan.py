@@ -1,0 +1,87 @@
+"""Plans: what a specification lowers to. Integers and exactly rounded constants, and no framework."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from posenc.spec import checks
+
+Layout = Literal["interleaved", "sin_cos", "cos_sin"]
+Words = tuple[int, int, int, int]
+
+PHASE_BITS = 128
+FRACTION_BITS = 31
+"""A float position is read as whole + k1 * 2^-31 + k2 * 2^-62 (see `PhasePlan`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PhasePlan:
+    """The phase of every pair, as integers; all that a backend needs to know of an encoding.
+
+    **Phase of an integer position.** A phase is a fixed-point fraction of one turn, in units of 2^-128 turn:
+    `phase[j] = ((p + offset) * increments[j]) mod 2^128`. Dropping whole turns is dropping high bits, so it is
+    exact at every position. In 32-bit words, most significant first, it is `(t3, t2, t1, t0)`:
+
+        t0 = p*w0 + o0;  t1 = p*w1 + o1 + (t0 >> 32);  t2 = p*w2 + o2 + (t1 >> 32);  t3 = p*w3 + o3 + (t2 >> 32)
+
+    in signed 64-bit integers with an arithmetic shift, keeping 32 bits of each: `w` are the words of `words()`,
+    `o` those of `offset_words()` (all zero where `offset` is 0); for |p| < 2^31 nothing overflows.
+
+    **Phase of a float position.** `whole = trunc(p)`, `k1 = trunc((p - whole) * 2^31)`, and
+    `k2 = trunc(((p - whole) * 2^31 - k1) * 2^31)`: each step is exact in the position's own dtype, float32 or
+    float64, and each part has the sign of p. `phase[j]` is the sum modulo 2^128 of `whole` with `words(0)`,
+    `k1` with `words(1)`, `k2` with `words(2)`, and the offset words once. What is cut off is below 2^-49 radian.
+
+    **Encoding.** Pair j has `magnitude * sin(2*pi*phase[j])` and `magnitude * cos(2*pi*phase[j])`. With n pairs the
+    channels are, by `layout`: `interleaved` sin_0 cos_0 sin_1 cos_1 ...; `sin_cos` sin_0 ... sin_(n-1) cos_0 ...;
+    `cos_sin` cos_0 ... cos_(n-1) sin_0 .... Where `dim` is 2n + 1 the last channel is zero. A position equal to
+    `padding_position` (before `offset` is added) has zero in every channel.
+    """
+
+    dim: int
+    layout: Layout
+    increments: tuple[int, ...]
+    """One a pair, >= 0: turns per unit of position in units of 2^-128 turn, correctly rounded, whole turns kept."""
+    offset: int = 0
+    magnitude: float = 1.0
+    padding_position: int | None = None
+
+    @property
+    def pairs(self) -> int:
+        return len(self.increments)
+
+    def words(self, level: int = 0) -> tuple[Words, ...]:
+        """Per pair, the four 32-bit words (most significant first) of the increment times 2^(-31*level)."""
+        return tuple(split_words(increment >> (FRACTION_BITS * level)) for increment in self.increments)
+
+    def offset_words(self) -> tuple[Words, ...]:
+        """Per pair, the four 32-bit words (most significant first) of the phase of `offset`."""
+        return tuple(split_words(self.offset * increment) for increment in self.increments)
+
+
+def split_words(phase: int) -> Words:
+    """The low 128 bits of `phase` as four 32-bit words, most significant first."""
+    mask = 0xFFFFFFFF
+    return (phase >> 96) & mask, (phase >> 64) & mask, (phase >> 32) & mask, phase & mask
+
+
+@runtime_checkable
+class PhaseSpec(Protocol):
+    """A specification that lowers to a phase plan."""
+
+    def plan(self) -> PhasePlan: ...
+
+    def value(self, position: int | float, channel: int, dtype: str = "float32") -> float:
+        """The correctly rounded encoding of one position in one channel, by slow exact arithmetic."""
+        ...
+
+
+def phase_plan(where: str, spec: object) -> PhasePlan:
+    """The plan of `spec`, or one sentence that says what was handed over instead."""
+    plan = spec.plan() if isinstance(spec, PhaseSpec) and not isinstance(spec, type) else None
+    if not isinstance(plan, PhasePlan):
+        raise checks.SpecError(
+            f"{where}.spec: expected a specification with phases, such as Sinusoidal, received {checks.shown(spec)}"
+        )
+    return plan
