@@ -1,0 +1,66 @@
+# make check   install into .venv, then check that every framework agrees with the specification
+# make test    the same, then the whole suite
+# Others: lint, test-extras, vectors, bench, peers, clean. Variables: EXTRAS=numpy, PYTHON=python3.12, PIP_FLAGS=...
+
+EXTRAS ?= all
+VENV ?= .venv
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+PIP_FLAGS ?=
+WORKERS ?= 2
+TEST_EXTRAS ?= numpy torch jax tf
+
+comma := ,
+tag := $(subst $(comma),-,$(EXTRAS))
+bin := $(VENV)/bin
+pip := $(bin)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: check test lint test-extras vectors bench peers clean
+.DELETE_ON_ERROR:
+
+check: $(VENV)/.posenc-$(tag)
+	$(bin)/posenc check
+
+test: $(VENV)/.posenc-all $(VENV)/.group-test
+	$(bin)/posenc check
+	$(bin)/python -m pytest -n $(WORKERS) --dist worksteal
+
+lint: $(VENV)/.posenc-all $(VENV)/.group-test $(VENV)/.group-lint
+	$(bin)/ruff check
+	$(bin)/ruff format --check
+	$(bin)/mypy
+
+test-extras: $(VENV)/.group-test
+	$(bin)/python tools/test_extras.py $(TEST_EXTRAS)
+
+vectors: $(VENV)/.group-test
+	$(bin)/python tools/make_vectors.py
+
+bench: $(VENV)/.posenc-all
+	$(bin)/python benchmarks/bench.py
+
+peers: $(VENV)/.posenc-all
+	$(bin)/python -m pip --quiet install --constraint constraints.txt --group peers
+	$(bin)/python tools/peers.py
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "make: posenc needs Python 3.11, 3.12 or 3.13: make check PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(pip) install --upgrade 'pip>=25.1'
+
+$(VENV)/.posenc-$(tag): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(pip) install $(PIP_FLAGS) --constraint constraints.txt --editable '.[$(EXTRAS),cli]'
+	@touch $@
+
+ifneq ($(tag),all)
+$(VENV)/.posenc-all: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(pip) install $(PIP_FLAGS) --constraint constraints.txt --editable '.[all]'
+	@touch $@
+endif
+
+$(VENV)/.group-%: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(pip) install $(PIP_FLAGS) --constraint constraints.txt --group $*
+	@touch $@

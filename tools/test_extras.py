@@ -1,0 +1,89 @@
+"""Build the wheel, install it with one extra into an empty environment, and use that column there.
+
+    python tools/test_extras.py numpy jax
+
+No other framework may be loaded by the column, and the columns that are not installed answer with one sentence.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import venv
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COLUMNS = {"numpy": "numpy_impl", "torch": "torch_impl", "jax": "jax_impl", "tf": "tf_impl"}
+NEEDS = {  # what a column may load: its framework and what that brings
+    "numpy": {"numpy", "ml_dtypes"},
+    "torch": {"torch", "numpy"},
+    "jax": {"jax", "numpy", "ml_dtypes"},
+    "tf": {"tensorflow", "keras", "numpy", "ml_dtypes"},
+}
+
+USE = """
+import importlib, importlib.metadata, sys
+from posenc import Sinusoidal
+
+extra, column, needs = sys.argv[1], sys.argv[2], set(sys.argv[3].split(","))
+module = importlib.import_module(f"posenc.{column}")
+spec = Sinusoidal.vaswani(16)
+values = module.encode(spec, range(-2, 3))
+flat = [float(x) for row in values for x in row]
+exact = [spec.value(p, c) for p in range(-2, 3) for c in range(16)]
+assert flat == exact, "not the correctly rounded values"
+assert [float(x) for row in module.add(spec, values) for x in row] != flat
+words = [[int(w) for w in row] for row in module.phase(spec, 1)]
+assert words == [list(w[:3]) for w in spec.plan().words()], words
+
+frameworks = {"numpy", "ml_dtypes", "torch", "jax", "tensorflow", "keras"}
+stray = (frameworks & {name.partition(".")[0] for name in sys.modules}) - needs
+assert not stray, f"{column} loads {stray}"
+packages = {"numpy_impl": "numpy", "torch_impl": "torch", "jax_impl": "jax", "tf_impl": "tensorflow"}
+for other, package in packages.items():
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        try:
+            importlib.import_module(f"posenc.{other}")
+        except ModuleNotFoundError as error:
+            assert f"posenc.{other} needs" in str(error) and "pip install 'posenc[" in str(error), error
+        else:
+            raise AssertionError(f"posenc.{other} works without {package}")
+print(f"posenc[{extra}]: {len(flat)} values right, no other framework loaded")
+"""
+
+
+def run(*command: object) -> None:
+    subprocess.run([str(part) for part in command], check=True, cwd=tempfile.gettempdir())
+
+
+def build(folder: Path) -> Path:
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT)
+    (wheel,) = folder.glob("posenc-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for name in ("posenc/py.typed", "posenc/conformance/vectors/sinusoidal.json"):
+        if name not in names:
+            sys.exit(f"test_extras: the wheel lacks {name}")
+    return wheel
+
+
+def main(extras: list[str]) -> None:
+    unknown = [extra for extra in extras if extra not in COLUMNS]
+    if unknown or not extras:
+        sys.exit(f"test_extras: expected some of {', '.join(COLUMNS)}, received {' '.join(extras) or 'nothing'}")
+    with tempfile.TemporaryDirectory(prefix="posenc-extras-") as scratch:
+        wheel = build(Path(scratch))
+        for extra in extras:
+            home = Path(scratch) / extra
+            venv.create(home, with_pip=True)
+            python = home / "bin" / "python"
+            pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
+            run(*pip, "--constraint", ROOT / "constraints.txt", f"posenc[{extra}] @ {wheel.as_uri()}")
+            run(python, "-c", USE, extra, COLUMNS[extra], ",".join(NEEDS[extra]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
