@@ -39,12 +39,12 @@ vectors: $(VENV)/.group-test
 bench: $(VENV)/.posenc-all
 	$(bin)/python benchmarks/bench.py
 
-peers: $(VENV)/.posenc-all
-	$(bin)/python -m pip --quiet install --constraint constraints.txt --group peers
-	$(bin)/python tools/peers.py
+peers: # an environment of its own, so that what the peers ask for cannot move what posenc is tested with
+	$(MAKE) VENV=.venv-peers .venv-peers/.posenc-all .venv-peers/.group-peers
+	.venv-peers/bin/python tools/peers.py
 
 clean:
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-peers dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "make: posenc needs Python 3.11, 3.12 or 3.13: make check PYTHON=/path/to/python"; exit 1; }

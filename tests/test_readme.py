@@ -18,7 +18,7 @@ def run(block: str) -> None:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_code_blocks_run(block, monkeypatch):
-    monkeypatch.setattr("builtins.help", lambda thing: None)
+    monkeypatch.setattr("builtins.help", lambda _: None)
     run(block)
 
 
