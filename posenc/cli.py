@@ -1,0 +1,138 @@
+"""The `posenc` command. Without its extra it says in one sentence how to install it."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+from posenc import __version__
+from posenc.conformance import columns, report, run
+from posenc.conformance.cases import sinusoidal
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.table import Table
+except ModuleNotFoundError as missing:
+    if (missing.name or "").split(".")[0] not in ("typer", "rich"):
+        raise
+    MISSING = "the posenc command needs typer and rich: pip install 'posenc[cli]'"
+else:
+    MISSING = ""
+
+
+def main() -> None:
+    """Run the command line; the entry point `posenc`."""
+    if MISSING:
+        sys.stderr.write(MISSING + "\n")
+        sys.exit(3)
+    try:
+        code = _application()(standalone_mode=False)
+    except Exception as error:
+        say = getattr(error, "format_message", None)  # wrong usage, as the parser of the command line puts it
+        if say is None and not isinstance(error, UsageError | OSError):
+            raise
+        sys.stderr.write(f"posenc: {' '.join((say() if say else str(error)).split())}\n")
+        code = 2
+    sys.exit(code)
+
+
+class UsageError(ValueError):
+    """The command was asked for something that does not exist; the message says what does."""
+
+
+def check(names: Sequence[str], *, as_json: bool, junit: Path | None) -> int:
+    """Run the columns called `names`, or all of them, print what came of it, and give the exit code."""
+    try:
+        wanted = {columns.column(name) for name in names}
+    except ValueError as error:
+        raise UsageError(f"--column: {error}") from None
+    if junit is not None and not junit.parent.is_dir():
+        raise UsageError(f"--junit: expected a file in a folder that exists, received {junit}")
+    chosen = [column for column in columns.COLUMNS if not wanted or column in wanted]
+    vectors = sinusoidal()
+    with _progress() as announce:
+        # what was asked for and cannot run is a failure, not a row that says so
+        results = list(run.check(chosen, vectors, announce, required=bool(names)))
+    if junit is not None:
+        _write(junit, report.as_junit(results))
+    if as_json:
+        print(report.as_json(results, vectors))  # noqa: T201 - the answer belongs on standard output
+    else:
+        _print(results)
+    return report.exit_code(results)
+
+
+def _application() -> "typer.Typer":
+    application = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+    @application.callback(invoke_without_command=True)
+    def posenc(
+        context: typer.Context,
+        show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    ) -> None:
+        """The reference for transformer positional encodings."""
+        if show:
+            typer.echo(f"posenc {__version__}")
+            raise typer.Exit
+        if context.invoked_subcommand is None:
+            typer.echo(context.get_help())
+            raise typer.Exit(2)
+
+    @application.command("check")
+    def command(
+        column: Annotated[
+            list[str] | None, typer.Option(help="Run this column, such as torch:inductor; may be repeated.")
+        ] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+        junit: Annotated[Path | None, typer.Option(help="Write the results to this file as JUnit XML.")] = None,
+    ) -> None:
+        """Run every installed column and variant on the vectors: do they agree with the specification?
+
+        Exit code 0: conformant; 1: not; 2: wrong usage; 3: nothing ran.
+        """
+        raise typer.Exit(check(column or [], as_json=as_json, junit=junit))
+
+    return application
+
+
+def _print(results: Sequence[run.Result]) -> None:
+    console = Console()
+    if console.is_terminal:
+        styles = {run.CONFORMANT: "green", run.NOT_CONFORMANT: "bold red", run.NOT_RUN: "dim"}
+        table = Table(*report.HEADER, box=None, pad_edge=False)
+        for result in results:
+            table.add_row(*report.row(result), style=styles[result.verdict])
+        console.print(table)
+    else:
+        print(report.table(results))  # noqa: T201
+    for name, complaints in report.complaints(results).items():
+        more = f" (and {len(complaints) - 1} more)" if len(complaints) > 1 else ""
+        print(f"{name}: {complaints[0]}{more}")  # noqa: T201
+    print(report.summary(results))  # noqa: T201
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[run.Announce]:
+    """What is running, on standard error where that is a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status("starting") as status:
+        yield status.update
+
+
+def _write(path: Path, text: str) -> None:
+    """Beside the file first: a reader never sees half of it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

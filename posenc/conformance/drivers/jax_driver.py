@@ -1,0 +1,76 @@
+"""The JAX column: on the host, under `jax.jit`, on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from posenc import jax_impl
+from posenc.conformance.protocol import Answer, NotRun, Positions
+from posenc.spec import Sinusoidal
+
+
+class Jax:
+    """`posenc.jax_impl`; `compiled` is what each function passes through first, `device` where its arrays lie."""
+
+    def __init__(self, compiled: Callable[[Any], Any] = lambda function: function, device: Any = None) -> None:
+        self._compiled, self._device = compiled, device
+
+    def phase(self, spec: Sinusoidal, positions: Positions) -> Answer:
+        return _answer(self._compiled(lambda p: jax_impl.phase(spec, p))(self._array(positions)))
+
+    def encode(self, spec: Sinusoidal, positions: Positions, dtype: str) -> Answer:
+        return _answer(self._compiled(lambda p: jax_impl.encode(spec, p, dtype=dtype))(self._array(positions)))
+
+    def add(self, spec: Sinusoidal, x: Answer, positions: Positions | None) -> Answer:
+        kind = ml_dtypes.bfloat16 if x.dtype == "bfloat16" else x.dtype
+        entries = self._put(np.frombuffer(x.data, kind).reshape(x.shape))
+        if positions is None:
+            return _answer(self._compiled(lambda e: jax_impl.add(spec, e))(entries))
+        return _answer(self._compiled(lambda e, p: jax_impl.add(spec, e, p))(entries, self._array(positions)))
+
+    def _array(self, positions: Positions) -> Any:
+        if isinstance(positions.values, range) and self._device is None:
+            return positions.values
+        # without x64 JAX has no 64-bit integers, and positions need none
+        dtype = "int32" if positions.dtype == "integer" else positions.dtype
+        return self._put(np.array(positions.values, dtype).reshape(positions.shape))
+
+    def _put(self, array: Any) -> Any:
+        # as NumPy arrays, 64-bit floats reach the host path with x64 off
+        if array.dtype == np.float64:
+            return array
+        return jax.device_put(array, self._device) if self._device is not None else jnp.asarray(array)
+
+
+def host() -> Jax:
+    return Jax()
+
+
+def jit() -> Jax:
+    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+        traced = jax.jit(function)
+        # a range cannot be traced: what a caller traces is an array
+        return lambda *arguments: traced(
+            *(jnp.arange(a.start, a.stop, a.step) if isinstance(a, range) else a for a in arguments)
+        )
+
+    return Jax(compiled)
+
+
+def gpu() -> Jax:
+    try:
+        device = jax.devices("gpu")[0]
+    except RuntimeError:
+        raise NotRun("no GPU") from None
+    return Jax(device=device)
+
+
+def _answer(result: Any) -> Answer:
+    result = np.asarray(result)
+    return Answer(result.dtype.name, result.shape, result.tobytes())

@@ -1,0 +1,44 @@
+"""The NumPy column."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from posenc import numpy_impl
+from posenc.conformance.protocol import Answer, Positions
+from posenc.spec import Sinusoidal
+
+
+class Host:
+    """`posenc.numpy_impl`, as it is called."""
+
+    def phase(self, spec: Sinusoidal, positions: Positions) -> Answer:
+        return answer(numpy_impl.phase(spec, array(positions)))
+
+    def encode(self, spec: Sinusoidal, positions: Positions, dtype: str) -> Answer:
+        return answer(numpy_impl.encode(spec, array(positions), dtype=dtype))
+
+    def add(self, spec: Sinusoidal, x: Answer, positions: Positions | None) -> Answer:
+        return answer(numpy_impl.add(spec, tensor(x), None if positions is None else array(positions)))
+
+
+def array(positions: Positions) -> Any:
+    """A range stays one: it has a path of its own."""
+    if isinstance(positions.values, range):
+        return positions.values
+    dtype = "int64" if positions.dtype == "integer" else positions.dtype
+    return np.array(positions.values, dtype).reshape(positions.shape)
+
+
+def tensor(x: Answer) -> Any:
+    kind = ml_dtypes.bfloat16 if x.dtype == "bfloat16" else x.dtype
+    return np.frombuffer(x.data, kind).reshape(x.shape)
+
+
+def answer(result: Any) -> Answer:
+    """Bytes of anything that NumPy reads: JAX and TensorFlow arrays too."""
+    result = np.asarray(result)
+    return Answer(result.dtype.name, result.shape, result.tobytes())

@@ -1,0 +1,58 @@
+"""The TensorFlow column: eagerly, in `tf.function`, and compiled by XLA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from posenc import tf_impl
+from posenc.conformance.protocol import Answer, Positions
+from posenc.spec import Sinusoidal
+
+tf.get_logger().setLevel("ERROR")  # each question is a function of its own: TensorFlow would call that retracing
+
+
+class Tf:
+    """`posenc.tf_impl`; `compiled` is what each function passes through first."""
+
+    def __init__(self, compiled: Callable[[Any], Any] | None = None) -> None:
+        self._compiled = compiled
+
+    def phase(self, spec: Sinusoidal, positions: Positions) -> Answer:
+        return self._call(lambda p: tf_impl.phase(spec, p), self._array(positions))
+
+    def encode(self, spec: Sinusoidal, positions: Positions, dtype: str) -> Answer:
+        kind = tf.as_dtype(dtype)
+        return self._call(lambda p: tf_impl.encode(spec, p, dtype=kind), self._array(positions))
+
+    def add(self, spec: Sinusoidal, x: Answer, positions: Positions | None) -> Answer:
+        entries = tf.reshape(tf.io.decode_raw(x.data, tf.as_dtype(x.dtype)), x.shape)
+        if positions is None:
+            return self._call(lambda e: tf_impl.add(spec, e), entries)
+        return self._call(lambda e, p: tf_impl.add(spec, e, p), entries, self._array(positions))
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Answer:
+        result = (self._compiled(function) if self._compiled else function)(*arguments)
+        array = result.numpy()
+        return Answer(result.dtype.name, tuple(array.shape), array.tobytes())
+
+    def _array(self, positions: Positions) -> Any:
+        values = positions.values
+        if isinstance(values, range):
+            return tf.range(values.start, values.stop, values.step, tf.int64) if self._compiled else values
+        dtype = tf.int64 if positions.dtype == "integer" else tf.as_dtype(positions.dtype)
+        return tf.reshape(tf.constant(values, dtype), positions.shape)
+
+
+def host() -> Tf:
+    return Tf()
+
+
+def function() -> Tf:
+    return Tf(lambda call: tf.function(call, autograph=False))
+
+
+def xla() -> Tf:
+    return Tf(lambda call: tf.function(call, autograph=False, jit_compile=True))

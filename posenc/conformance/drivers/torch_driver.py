@@ -1,0 +1,133 @@
+"""The PyTorch column: on the host, under `torch.compile`, on a CUDA device. No NumPy: PyTorch does not require it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+
+from posenc import torch_impl
+from posenc.conformance.cases import PHASE
+from posenc.conformance.protocol import DTYPES, Answer, NotRun, Positions
+from posenc.spec import Sinusoidal
+
+
+class Eager:
+    """`posenc.torch_impl`, called as it is."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self._device = device
+
+    def phase(self, spec: Sinusoidal, positions: Positions) -> Answer:
+        return _answer(torch_impl.phase(spec, self._places(positions)))
+
+    def encode(self, spec: Sinusoidal, positions: Positions, dtype: str) -> Answer:
+        return _answer(torch_impl.encode(spec, self._places(positions), dtype=getattr(torch, dtype)))
+
+    def add(self, spec: Sinusoidal, x: Answer, positions: Positions | None) -> Answer:
+        places = None if positions is None else self._places(positions)
+        return _answer(torch_impl.add(spec, _tensor(x).to(self._device), places))
+
+    def _places(self, positions: Positions) -> range | torch.Tensor:
+        if isinstance(positions.values, range) and self._device == "cpu":
+            return positions.values  # which has a path of its own
+        return _places(positions).to(self._device)
+
+
+class Compiled:
+    """`posenc.torch_impl` under `torch.compile`, as one graph.
+
+    A compilation takes seconds: one graph answers for the phases and all dtypes, and later questions read from it.
+    `aside` are the dtypes of sums and of encodings at float positions.
+    """
+
+    def __init__(self, backend: str, aside: tuple[str, ...] = DTYPES) -> None:
+        self._backend, self._aside = backend, aside
+        self._known: dict[Hashable, dict[str, Answer]] = {}
+
+    def phase(self, spec: Sinusoidal, positions: Positions) -> Answer:
+        return self._waves(spec, positions)[PHASE]
+
+    def encode(self, spec: Sinusoidal, positions: Positions, dtype: str) -> Answer:
+        return self._waves(spec, positions)[dtype]
+
+    def add(self, spec: Sinusoidal, x: Answer, positions: Positions | None) -> Answer:
+        entries = _tensor(x)
+        key = (
+            spec,
+            x.shape,
+            tuple(entries.double().flatten().tolist()),
+            positions and (positions.shape, *positions.values),
+        )
+        wide = [entries.to(getattr(torch, dtype)) for dtype in self._aside]
+        places = [] if positions is None else [_places(positions)]
+
+        def sums(wide: list[torch.Tensor], *places: torch.Tensor) -> list[torch.Tensor]:
+            return [torch_impl.add(spec, e, *places) for e in wide]
+
+        return self._answers(key, self._aside, sums, wide, *places)[x.dtype]
+
+    def _waves(self, spec: Sinusoidal, positions: Positions) -> dict[str, Answer]:
+        dtypes = DTYPES if positions.dtype == "integer" else self._aside
+
+        def waves(places: torch.Tensor) -> list[torch.Tensor]:
+            encodings = [torch_impl.encode(spec, places, dtype=getattr(torch, dtype)) for dtype in dtypes]
+            return [torch_impl.phase(spec, places), *encodings]
+
+        key = spec, positions.dtype, tuple(positions.values)
+        return self._answers(key, (PHASE, *dtypes), waves, _places(positions))
+
+    def _answers(
+        self, key: Hashable, names: Sequence[str], function: Callable[..., list[torch.Tensor]], *arguments: Any
+    ) -> dict[str, Answer]:
+        if key not in self._known:
+            torch._dynamo.reset()  # else the graphs of earlier questions count against the recompile limit
+            results = torch.compile(function, backend=self._backend, fullgraph=True)(*arguments)
+            self._known[key] = {name: _answer(result) for name, result in zip(names, results, strict=True)}
+        return self._known[key]
+
+
+def host() -> Eager:
+    return Eager()
+
+
+def aot_eager() -> Compiled:
+    return Compiled("aot_eager")
+
+
+def inductor() -> Compiled:
+    """Each dtype is a kernel of its own, which takes the C++ compiler seconds."""
+    if compiler() is None:
+        raise NotRun("no C++ compiler")
+    return Compiled("inductor", aside=("float32", "bfloat16"))
+
+
+def compiler() -> str | None:
+    """The C++ compiler that Inductor would find."""
+    return os.environ.get("CXX") or next(filter(None, map(shutil.which, ("g++", "clang++", "c++", "cl"))), None)
+
+
+def cuda() -> Eager:
+    if not torch.cuda.is_available():
+        raise NotRun("no CUDA device")
+    return Eager("cuda")
+
+
+def _places(positions: Positions) -> torch.Tensor:
+    dtype = torch.int64 if positions.dtype == "integer" else getattr(torch, positions.dtype)
+    return torch.tensor(list(positions.values), dtype=dtype).reshape(positions.shape)
+
+
+def _tensor(x: Answer) -> torch.Tensor:
+    return torch.frombuffer(bytearray(x.data), dtype=getattr(torch, x.dtype)).reshape(x.shape)
+
+
+def _answer(result: torch.Tensor) -> Answer:
+    result = result.detach().cpu().contiguous()
+    size = result.numel() * result.element_size()
+    data = ctypes.string_at(result.data_ptr(), size) if size else b""
+    return Answer(str(result.dtype).removeprefix("torch."), tuple(result.shape), data)

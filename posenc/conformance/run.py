@@ -1,0 +1,103 @@
+"""Running columns over the vectors, and what came of it: one result a column and dtype."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from posenc.conformance.cases import PHASE, Group, Vectors
+from posenc.conformance.columns import Column
+from posenc.conformance.judge import Disagreement, Distance, judge
+from posenc.conformance.protocol import DTYPES, NotRun, Subject
+
+Announce = Callable[[str], None]
+"""Told what is running."""
+
+CONFORMANT, NOT_CONFORMANT, NOT_RUN = "conformant", "not conformant", "not run"
+
+
+@dataclass(slots=True)
+class Result:
+    """What one column did on all its cases of one dtype (or on the phases)."""
+
+    family: str
+    column: Column
+    dtype: str
+    cases: int = 0
+    worst: Distance = field(default_factory=Distance)
+    """At integer positions."""
+    worst_at_floats: Distance = field(default_factory=Distance)
+    """At float positions, where next to a zero one unit is next to nothing."""
+    disagreements: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    reason: str = ""
+    """Why it was not run."""
+    required: bool = False
+    """Whether that is a failure: the column was asked for by name."""
+
+    @property
+    def verdict(self) -> str:
+        if self.reason:
+            return NOT_RUN
+        return NOT_CONFORMANT if self.disagreements or not self.cases else CONFORMANT
+
+    @property
+    def failed(self) -> bool:
+        return self.required if self.reason else self.verdict == NOT_CONFORMANT
+
+
+def check(
+    columns: Iterable[Column], vectors: Vectors, announce: Announce = lambda _: None, *, required: bool = False
+) -> Iterator[Result]:
+    """One result a column and dtype, in order; a column that cannot start gives one result with the reason."""
+    for column in columns:
+        announce(f"{column.name}: starting")
+        try:
+            subject = column.start()
+        except NotRun as reason:
+            yield Result(vectors.family, column, "", reason=str(reason), required=required)
+            continue
+        except Exception as error:  # a broken installation is a verdict on this column, not the end of the others
+            yield Result(
+                vectors.family, column, "", disagreements=[f"{column.name} does not start: {_one_line(error)}"]
+            )
+            continue
+        for dtype in (PHASE, *DTYPES):
+            if dtype == PHASE or dtype in column.dtypes:
+                announce(f"{column.name}: {dtype}")
+                yield _examine(subject, column, vectors, dtype)
+
+
+def asked(column: Column, group: Group, dtype: str) -> bool:
+    """Whether a column is asked for a group in this dtype."""
+    if (group.kind == PHASE) != (dtype == PHASE) or group.position_dtype not in column.position_dtypes:
+        return False
+    aside = group.kind == "add" or group.position_dtype != "integer"
+    return group.tier <= column.tier and (dtype == PHASE or dtype in (column.aside if aside else column.dtypes))
+
+
+def _examine(subject: Subject, column: Column, vectors: Vectors, dtype: str) -> Result:
+    result = Result(vectors.family, column, dtype)
+    begin = time.perf_counter()
+    for group in vectors.groups:
+        if not asked(column, group, dtype):
+            continue
+        result.cases += len(group.cases)
+        try:
+            for verdict in judge(subject, column.mode, group, dtype):
+                if group.position_dtype == "integer":
+                    result.worst = result.worst.worst(verdict.distance)
+                else:
+                    result.worst_at_floats = result.worst_at_floats.worst(verdict.distance)
+                if verdict.disagreement is not None:
+                    result.disagreements.append(str(verdict.disagreement))
+        except Exception as error:  # whatever a subject raises is its answer
+            result.disagreements.append(f"{group.cases[0].id} and its group: {_one_line(error)}")
+    result.seconds = time.perf_counter() - begin
+    return result
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, Disagreement) else f"{type(error).__name__}: {text[:300]}"

@@ -1,0 +1,17 @@
+"""JAX: positional encodings as functions of arrays, traced or not.
+
+Specifications are registered as static pytrees: they pass through `jax.jit`, `jax.vmap` and `jax.lax.scan` as they are.
+"""
+
+from posenc.spec import checks
+
+checks.framework("posenc.jax_impl", "jax", "JAX", "jax")
+
+import jax  # noqa: E402  # only now is it known to be there
+
+from posenc.jax_impl.phase import add, encode, phase  # noqa: E402
+from posenc.spec import Sinusoidal  # noqa: E402
+
+jax.tree_util.register_static(Sinusoidal)
+
+__all__ = ["add", "encode", "phase"]

@@ -1,0 +1,106 @@
+"""Reading arguments: what is refused, and which path the rest takes.
+
+The type of what `positions` returns says the path: a `range` or a NumPy array is on the host and gets correctly
+rounded values; a `jax.Array` is traced, or on an accelerator, and gets fused code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from posenc.spec import checks
+from posenc.spec.plan import FRACTION_BITS
+
+HostArray = np.ndarray[Any, Any]
+Array = jax.Array | HostArray
+
+
+def staged() -> bool:
+    """Whether an operation called now would be recorded in a trace instead of run."""
+    return isinstance(lax.iota(np.int32, 1), jax.core.Tracer)
+
+
+def on_host(array: Array) -> bool:
+    if isinstance(array, jax.core.Tracer):
+        return False
+    return not isinstance(array, jax.Array) or all(device.platform == "cpu" for device in array.devices())
+
+
+def positions(where: str, given: object) -> range | Array:
+    """A checked range, or integers as int32, float32 or float64 of any shape, on the host if it can be."""
+    if isinstance(given, range):
+        return checks.position_range(where, given)
+    numbers = checks.position_list(where, given)
+    if numbers is not None:
+        return np.array(numbers.values, np.int32 if numbers.integral else np.float64).reshape(numbers.shape)
+    if not isinstance(given, jax.Array | np.ndarray | np.generic):
+        raise checks.position_dtype_error(where, type(given).__name__)
+    if not (jnp.issubdtype(given.dtype, np.integer) or given.dtype.name in ("float32", "float64")):
+        raise checks.position_dtype_error(where, given.dtype.name)
+    if isinstance(given, jax.Array):
+        if not on_host(given):
+            return given if jnp.issubdtype(given.dtype, np.floating) else lax.convert_element_type(given, np.int32)
+        if not given.is_fully_addressable:
+            raise ValueError(
+                f"{where}.positions: expected an array that this process can read, received one with shards on other "
+                "processes: call it inside jax.jit"
+            )
+        given = jax.device_get(given)
+    return _checked(where, np.asarray(given))
+
+
+def _checked(where: str, array: HostArray) -> HostArray:
+    limit = checks.POSITION_LIMIT
+    floating = array.dtype.kind == "f"
+    if floating or array.dtype.itemsize >= 4:
+        wrong = ~((array < limit) & (array > -limit))  # a NaN is wrong too
+        if wrong.any():
+            raise checks.position_value_error(where, array[wrong][0].item())
+    return array.astype(array.dtype.name if floating else np.int32, copy=False)
+
+
+def output_dtype(where: str, dtype: Any) -> np.dtype[Any]:
+    """One of the four output dtypes, however it is named."""
+    try:
+        if dtype is None:
+            raise TypeError
+        result: np.dtype[Any] = jnp.dtype(dtype)
+    except TypeError:
+        raise checks.output_dtype_error(where, checks.shown(dtype)) from None
+    if result.name not in checks.OUTPUT_DTYPES:
+        raise checks.output_dtype_error(where, result.name)
+    return result
+
+
+def x(where: str, given: object, dim: int) -> Array:
+    if not isinstance(given, jax.Array | np.ndarray):
+        raise checks.x_dtype_error(where, type(given).__name__)
+    if given.dtype.name not in checks.OUTPUT_DTYPES:
+        raise checks.x_dtype_error(where, given.dtype.name)
+    if given.ndim == 0 or given.shape[-1] != dim:
+        raise checks.x_shape_error(where, dim, given.shape)
+    return given
+
+
+def split(positions: Array) -> tuple[Array, ...]:
+    """The int32 parts of positions, one for each level: one of integers, three of floats."""
+    xp: Any = np if isinstance(positions, np.ndarray) else jnp
+    if not jnp.issubdtype(positions.dtype, np.floating):
+        return (positions.astype(np.int32),)
+    parts, rest = [], positions
+    for _ in range(3):
+        whole = xp.trunc(rest)
+        parts.append(whole.astype(np.int32))
+        rest = (rest - whole) * positions.dtype.type(2.0**FRACTION_BITS)
+    return tuple(parts)
+
+
+def is_position(positions: Array, number: int) -> Array:
+    """Where a position equals an integer, also one that its dtype cannot hold."""
+    whole = split(positions)[0]
+    return (whole == np.int32(number)) & (whole.astype(positions.dtype) == positions)

@@ -1,0 +1,118 @@
+"""The public functions: a plan turned into arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike, DTypeLike
+
+from posenc.jax_impl import addition, inputs, rounded, waves, words
+from posenc.jax_impl.inputs import Array, HostArray
+from posenc.spec import checks
+from posenc.spec.plan import PhasePlan, PhaseSpec, phase_plan
+
+Positions = ArrayLike | range | list[Any] | tuple[Any, ...]
+
+F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
+NO_FLOAT64 = "float64 in a trace while jax_enable_x64 is off"
+
+
+def phase(spec: PhaseSpec, positions: Positions) -> jax.Array:
+    """Phases `(*P,)` -> `(*P, pairs, 3)` in uint32: the upper three of four words, most significant first."""
+    plan = phase_plan("phase", spec)
+    given = inputs.positions("phase", positions)
+    if not isinstance(given, jax.Array) and not inputs.staged():
+        return _adopted(rounded.phase(plan, given), positions)
+    result: jax.Array = words.upper(_parts(given), words.pair_words(plan), words.pair_offset(plan))
+    return result
+
+
+def encode(spec: PhaseSpec, positions: Positions, *, dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """Encodings `(*P,)` -> `(*P, dim)`: correctly rounded from positions on the host, fused in a trace.
+
+    float64 is returned with x64 off, too; only a trace without x64 has to refuse it.
+    """
+    plan = phase_plan("encode", spec)
+    target = inputs.output_dtype("encode", dtype)
+    given = inputs.positions("encode", positions)
+    traced = isinstance(given, Tracer) or inputs.staged()
+    if traced and target == F64 and not _x64():
+        raise checks.output_dtype_error("encode", NO_FLOAT64)
+    if traced or isinstance(given, jax.Array):
+        return _fused(plan, given, target)
+    return _adopted(rounded.encode(spec, plan, given, target), positions)
+
+
+def add(spec: PhaseSpec, x: ArrayLike, positions: Positions | None = None) -> jax.Array:
+    """`x` plus its encoding: `(*B, dim)` and positions that broadcast to `(*B,)` -> `x.shape`, `x.dtype`.
+
+    Without positions these are `range(x.shape[-2])`: on the host if x is there.
+    """
+    plan = phase_plan("add", spec)
+    array = inputs.x("add", x, plan.dim)
+    traced = isinstance(array, Tracer) or inputs.staged()
+    target = F64 if array.dtype == F64 else F32
+    if traced and target == F64 and not _x64():
+        raise checks.x_dtype_error("add", NO_FLOAT64)
+    if positions is not None:
+        given = inputs.positions("add", positions)
+        if not checks.broadcasts(np.shape(given), array.shape[:-1]):
+            raise checks.positions_shape_error("add", array.shape[:-1], np.shape(given))
+    elif array.ndim < 2:
+        raise checks.x_rank_error("add", plan.dim, array.shape)
+    elif traced or not inputs.on_host(array):
+        given = jnp.arange(array.shape[-2], dtype=np.int32)
+    else:
+        given = range(array.shape[-2])
+    if traced or isinstance(given, jax.Array):
+        return addition.fused(array, _fused(plan, given, target))
+    encoding = _adopted(rounded.encode(spec, plan, given, target), None)
+    with jax.enable_x64(_x64() or target == F64):
+        result: jax.Array = addition.exact(array, encoding)
+    return result
+
+
+def _fused(plan: PhasePlan, given: range | Array, target: np.dtype[Any]) -> jax.Array:
+    """Encodings of any positions, without a look at a value."""
+    with jax.enable_x64(_x64() or target == F64):
+        if isinstance(given, range):
+            given = _integers(given)
+        parts = _parts(given)
+        if target == F64:
+            result: jax.Array = waves.float64(parts, words.channels(plan))[0]
+        else:
+            result = waves.float32(parts, plan).astype(target)
+        if plan.padding_position is None:
+            return result
+        padding = inputs.is_position(given, plan.padding_position)
+        return jnp.where(jnp.expand_dims(padding, -1), target.type(0), result)
+
+
+def _x64() -> bool:
+    return bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]  # JAX declares its flags at run time
+
+
+def _parts(given: range | Array) -> tuple[Array, ...]:
+    """The int32 parts `(*P, 1)` of positions."""
+    positions = _integers(given) if isinstance(given, range) else given
+    return tuple(part[..., None] for part in inputs.split(positions))
+
+
+def _integers(given: range) -> jax.Array:
+    """Without a constant in the trace, modulo 2^32: positions fit, but a step that leads nowhere need not."""
+    step, start = (np.uint32(number % 2**32).astype(np.int32) for number in (given.step, given.start))
+    return start + step * jnp.arange(len(given), dtype=np.int32)
+
+
+def _adopted(array: HostArray, positions: object) -> jax.Array:
+    """A NumPy array that nobody else holds, as a JAX array without a copy where the device is a CPU."""
+    device = None
+    if isinstance(positions, jax.Array) and positions.committed and len(positions.devices()) == 1:
+        (device,) = positions.devices()
+    with jax.enable_x64(True):
+        result: jax.Array = jax.device_put(array, device, may_alias=True)
+    return result

@@ -1,0 +1,80 @@
+"""Positions, dtypes and arrays as they are handed over, read or refused."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from posenc.spec import checks
+
+DTYPES = {
+    "float64": np.dtype(np.float64),
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+}
+
+
+class Positions(NamedTuple):
+    """Positions in row-major order and the shape they came in; `values` is a range, int64 or float64."""
+
+    shape: tuple[int, ...]
+    values: range | NDArray[Any]
+
+    def array(self) -> NDArray[Any]:
+        """The positions as a flat array, int64 or float64."""
+        p = self.values
+        return np.arange(p.start, p.stop, p.step, dtype=np.int64) if isinstance(p, range) else p
+
+
+def read_positions(where: str, positions: object) -> Positions:
+    """Integers, float32 or float64 of any shape: a number, nested lists, a range, or what has `__array__`."""
+    if isinstance(positions, range):
+        return Positions((len(positions),), checks.position_range(where, positions))
+    numbers = checks.position_list(where, positions)
+    if numbers is not None:
+        return Positions(numbers.shape, np.array(numbers.values, np.int64 if numbers.integral else np.float64))
+    if not hasattr(positions, "__array__"):
+        raise checks.position_dtype_error(where, type(positions).__name__)
+    array = np.asarray(positions)
+    flat = array.reshape(-1)
+    wide: np.dtype[Any]
+    if array.dtype.kind in "iu":
+        outside = (flat >= checks.POSITION_LIMIT) | (flat <= -checks.POSITION_LIMIT)
+        wide = np.dtype(np.int64)
+    elif array.dtype.name in ("float32", "float64"):
+        outside = ~(np.abs(flat) < checks.POSITION_LIMIT)  # NaN is outside too
+        wide = np.dtype(np.float64)
+    else:
+        raise checks.position_dtype_error(where, array.dtype.name)
+    if outside.any():
+        raise checks.position_value_error(where, flat[outside.argmax()].item())
+    return Positions(array.shape, flat.astype(wide, copy=False))
+
+
+def read_dtype(where: str, dtype: object) -> str:
+    """The name of an output dtype."""
+    if isinstance(dtype, str) and dtype in DTYPES:
+        return dtype
+    try:
+        name = None if dtype is None else np.dtype(dtype).name  # type: ignore[call-overload]  # the TypeError is the question
+    except TypeError:
+        name = None
+    if name not in DTYPES:
+        raise checks.output_dtype_error(where, name or checks.shown(dtype))
+    return str(name)
+
+
+def read_x(where: str, x: object, dim: int) -> NDArray[Any]:
+    """The array that is added to, one of the four dtypes, `(..., dim)`."""
+    if not hasattr(x, "__array__"):
+        raise checks.x_dtype_error(where, type(x).__name__)
+    array = np.asarray(x)
+    if array.dtype.name not in DTYPES:
+        raise checks.x_dtype_error(where, array.dtype.name)
+    if array.ndim == 0 or array.shape[-1] != dim:
+        raise checks.x_shape_error(where, dim, array.shape)
+    return array

@@ -1,0 +1,40 @@
+"""Rounding to an output format, once: float64 values, and the sum of an encoding and `x`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from posenc.spec.exact import FORMATS
+from posenc.tf_impl.inputs import Tensor
+
+
+def nearest(value: Tensor, dtype: Any) -> Tensor:
+    """float64 rounded once to `dtype`, held as float32: a cast to a half format would round to float32 on its way."""
+    if dtype in (tf.float64, tf.float32):
+        return tf.cast(value, dtype)
+    drop = 53 - FORMATS[dtype.name].precision
+    bits = tf.bitcast(value, tf.int64)
+    odd = tf.bitwise.right_shift(bits, tf.constant(drop, tf.int64)) & 1
+    rounded = tf.bitcast((bits + (2 ** (drop - 1) - 1) + odd) & -(2**drop), tf.float64)
+    if dtype == tf.float16:
+        rounded = tf.where(tf.abs(value) < 2.0**-14, tf.round(value * 2.0**24) * 2.0**-24, rounded)
+    return tf.cast(rounded, tf.float32)
+
+
+def summed(x: Tensor, encoding: Tensor) -> Tensor:
+    """`x + encoding` with one rounding to `x.dtype`."""
+    if x.dtype in (tf.float32, tf.float64):
+        return x + encoding
+    wide = tf.cast(x, tf.float32)
+    total = wide + encoding
+    # round to odd what float32 cannot hold: then the cast rounds as if it had seen the exact sum
+    fixed, e = tf.stop_gradient(total), tf.stop_gradient(wide)
+    virtual = fixed - e
+    error = (e - (fixed - virtual)) + (encoding - virtual)
+    bits = tf.bitcast(fixed, tf.int32)
+    away = tf.where((error > 0) == (fixed > 0), 1, -1)
+    nudge = tf.math.is_finite(error) & (error != 0) & ((bits & 1) == 0)
+    odd = tf.bitcast(tf.where(nudge, bits + away, bits), tf.float32)
+    return tf.cast(total + tf.where(nudge, odd - fixed, tf.zeros_like(fixed)), x.dtype)

@@ -1,0 +1,181 @@
+"""Reading arguments: positions, dtypes and x, refused with the sentences of `posenc.spec.checks`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils.dlpack import from_dlpack
+
+from posenc.spec import checks
+
+_OUTPUT = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+_BY_NAME = {name: dtype for dtype, name in _OUTPUT.items()}
+_INTEGERS = (
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.uint16,
+    torch.uint32,
+    torch.uint64,
+)
+_FLOATS = (torch.float32, torch.float64)
+CPU = torch.device("cpu")
+
+
+def traced() -> bool:
+    """Whether this runs inside torch.compile or torch.export, or under a FakeTensorMode, where no value is known."""
+    return torch.compiler.is_compiling() or isinstance(torch.empty(0, device=CPU), FakeTensor)
+
+
+def output_dtype(where: str, dtype: object) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        if dtype in _OUTPUT:
+            return dtype
+        raise checks.output_dtype_error(where, dtype_name(dtype))
+    if isinstance(dtype, str):
+        if dtype in _BY_NAME:
+            return _BY_NAME[dtype]
+        raise checks.output_dtype_error(where, dtype)
+    raise checks.output_dtype_error(where, checks.shown(dtype))
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def check_x(where: str, x: object, dim: int, positions: object) -> None:
+    if not isinstance(x, Tensor):
+        raise checks.x_dtype_error(where, type(x).__name__)
+    if x.dtype not in _OUTPUT:
+        raise checks.x_dtype_error(where, dtype_name(x.dtype))
+    if x.dim() == 0 or x.shape[-1] != dim:
+        raise checks.x_shape_error(where, dim, x.shape)
+    if positions is None and x.dim() < 2:
+        raise checks.x_rank_error(where, dim, x.shape)
+
+
+def wrapped(tensor: Tensor) -> bool:
+    """Whether a torch.func transform stands around `tensor`."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
+def read_positions(where: str, positions: object) -> Tensor | range:
+    """Positions of an allowed dtype: integers as int64, floats and ranges as they are; on the host of allowed value."""
+    if isinstance(positions, Tensor):
+        return _checked(where, positions)
+    if isinstance(positions, range):
+        return checks.position_range(where, positions)
+    numbers = checks.position_list(where, positions)
+    if numbers is not None:
+        dtype = torch.int64 if numbers.integral else torch.float64
+        return torch.tensor(numbers.values, dtype=dtype, device=CPU).view(numbers.shape)
+    return _checked(where, _foreign(where, positions))
+
+
+def read_traced_positions(where: str, positions: object) -> Tensor:
+    """`read_positions` inside a trace, where Python integers may be symbols."""
+    if isinstance(positions, Tensor):
+        return _typed(where, positions)
+    if isinstance(positions, range):
+        return arange(positions)
+    if isinstance(positions, torch.SymInt) or (isinstance(positions, int) and not isinstance(positions, bool)):
+        return torch.full((), positions, dtype=torch.int64, device=CPU)  # type: ignore[arg-type]
+    numbers = checks.position_list(where, positions)
+    if numbers is None:
+        raise checks.position_dtype_error(where, type(positions).__name__)
+    dtype = torch.int64 if numbers.integral else torch.float64
+    return torch.tensor(numbers.values, dtype=dtype, device=CPU).view(numbers.shape)
+
+
+def arange(positions: range, device: torch.device = CPU) -> Tensor:
+    return torch.arange(positions.start, positions.stop, positions.step, dtype=torch.int64, device=device)
+
+
+def check_values(where: str, positions: Tensor, given: Tensor | None = None) -> None:
+    """Refuse NaN, infinities and magnitudes of 2^31 or more, naming the first in row-major order, as it was given."""
+    if positions.numel() == 0:
+        return
+    if positions.is_floating_point():
+        good = positions.abs() < checks.POSITION_LIMIT  # NaN is not
+        if good.all():
+            return
+    else:
+        least, greatest = (end.item() for end in torch.aminmax(positions))
+        if least > -checks.POSITION_LIMIT and greatest < checks.POSITION_LIMIT:
+            return
+        good = (positions > -checks.POSITION_LIMIT) & (positions < checks.POSITION_LIMIT)
+    first = int((~good).flatten().nonzero()[0])
+    raise checks.position_value_error(where, (positions if given is None else given).flatten()[first].item())
+
+
+def _checked(where: str, given: Tensor) -> Tensor:
+    positions = _typed(where, given)
+    if positions.device.type == "cpu" and not wrapped(positions):
+        check_values(where, positions, given)
+    return positions
+
+
+def _typed(where: str, positions: Tensor) -> Tensor:
+    if positions.dtype in _FLOATS or positions.dtype == torch.int64:
+        return positions
+    if positions.dtype not in _INTEGERS:
+        raise checks.position_dtype_error(where, dtype_name(positions.dtype))
+    if positions.dtype == torch.uint64:
+        # int64 would wrap to small numbers what is far too large: keep it too large
+        wide = positions.to(torch.int64)
+        return torch.where(wide < 0, torch.iinfo(torch.int64).max, wide)
+    return positions.to(torch.int64)
+
+
+def _foreign(where: str, positions: Any) -> Tensor:
+    """An array of another library, copied: NumPy's by its interface, others by DLPack."""
+    try:
+        if hasattr(positions, "__array_interface__"):
+            # native byte order and positive strides, which is all that torch reads
+            order = positions.dtype.newbyteorder("=")
+            return torch.tensor(positions.astype(order, order="C"), device=CPU)
+        if hasattr(positions, "__dlpack__"):
+            return from_dlpack(positions)
+    except (TypeError, ValueError, RuntimeError, BufferError):
+        pass
+    name = getattr(getattr(positions, "dtype", None), "name", type(positions).__name__)
+    raise checks.position_dtype_error(where, str(name))
+
+
+def on_host(where: str, positions: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """`function(positions)`, seeing plain tensors also where torch.func stands around them."""
+    if not wrapped(positions):
+        return function(positions)
+    result: Tensor = _Unwrapped.apply(where, function, positions)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Unwrapped(torch.autograd.Function):
+    """A constant of integer nature: no tangent, no gradient; a mapped axis is an axis of positions like any other."""
+
+    @staticmethod
+    def forward(where: str, function: Callable[[Tensor], Tensor], positions: Tensor) -> Tensor:
+        check_values(where, positions)
+        return function(positions)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def vmap(_: Any, in_dims: tuple[Any, ...], where: str, function: Any, positions: Tensor) -> tuple[Tensor, int]:
+        return on_host(where, _checked(where, positions.movedim(in_dims[2], 0)), function), 0
+
+    @staticmethod
+    def backward(_: Any, *__: Tensor) -> tuple[None, None, None]:
+        return None, None, None
+
+    @staticmethod
+    def jvp(_: Any, *__: Any) -> None:
+        return None

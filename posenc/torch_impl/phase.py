@@ -1,0 +1,126 @@
+"""phase, encode, add: the encodings of a specification as tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from posenc.spec import checks
+from posenc.spec.plan import PhaseSpec
+from posenc.torch_impl import inputs
+from posenc.torch_impl.addition import encode_range, encode_values
+from posenc.torch_impl.formats import AddOnce
+from posenc.torch_impl.inputs import CPU, arange, on_host
+from posenc.torch_impl.rounded import arrange, padded
+from posenc.torch_impl.waves import float_phase, fused_phase, phase_words, short_wave, wide_phase, wide_waves
+from posenc.torch_impl.words import Facts, checked_facts, facts, trace_key, traced_facts, traced_words, words
+
+
+def phase(spec: PhaseSpec, positions: Any) -> Tensor:
+    """The upper three 32-bit words of every phase, int64, most significant first: `(*P,)` -> `(*P, pairs, 3)`."""
+    if inputs.traced():
+        key = trace_key("phase", spec)
+        values = inputs.read_traced_positions("phase", positions)
+        return _phase(values, traced_words(key, "phase", str(values.device)))
+    checked_facts("phase", spec)
+    found = inputs.read_positions("phase", positions)
+    if isinstance(found, range):
+        found = arange(found)
+    device = found.device
+    if device.type == "cpu":
+        return on_host("phase", found, lambda p: _phase(p, words(spec, "phase", device)))
+    return _phase(found, words(spec, "phase", device))
+
+
+def encode(spec: PhaseSpec, positions: Any, *, dtype: torch.dtype | str = torch.float32) -> Tensor:
+    """Encoding vectors, `(*P,)` -> `(*P, dim)`.
+
+    Correctly rounded where the positions are on the CPU and nothing is traced. Inside torch.compile and torch.export,
+    and on accelerators, a fused float32 formula on the device of the positions, within 2^-23 of the magnitude (float64
+    is then computed in float64 on a CPU, and widened from float32 elsewhere).
+    """
+    if inputs.traced():
+        key = trace_key("encode", spec)
+        target = inputs.output_dtype("encode", dtype)
+        return _traced(key, inputs.read_traced_positions("encode", positions), target)
+    checked_facts("encode", spec)
+    target = inputs.output_dtype("encode", dtype)
+    found = inputs.read_positions("encode", positions)
+    return _encode("encode", spec, found, target, found.device if isinstance(found, Tensor) else CPU)
+
+
+def add(spec: PhaseSpec, x: Tensor, positions: Any = None) -> Tensor:
+    """`x` plus its encoding, rounded once to the dtype of x: `(..., dim)` -> `(..., dim)`, on the device of x.
+
+    Without positions they are `range(x.shape[-2])`. The gradient with respect to x passes unchanged.
+    """
+    if inputs.traced():
+        key = trace_key("add", spec)
+        inputs.check_x("add", x, traced_facts(key).dim, positions)
+        if positions is None:
+            found = torch.arange(x.shape[-2], dtype=torch.int64, device=x.device)
+        else:
+            found = inputs.read_traced_positions("add", positions).to(x.device)
+            _check_shape(x, found.shape)
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        return (x.to(wide) + _traced(key, found, wide)).to(x.dtype)
+    inputs.check_x("add", x, checked_facts("add", spec).dim, positions)
+    given = range(x.shape[-2]) if positions is None else inputs.read_positions("add", positions)
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    _check_shape(x, (len(given),) if isinstance(given, range) else given.shape)
+    encoding = _encode("add", spec, given, wide, x.device)
+    if x.dtype == wide:
+        return x + encoding
+    if x.device.type != "cpu":
+        return (x.to(wide) + encoding).to(x.dtype)
+    result: Tensor = AddOnce.apply(x, encoding)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _check_shape(x: Tensor, shape: Any) -> None:
+    # an `in` that asks a tuple of symbols is answered wrongly by torch.compile (2.13)
+    pairs = zip(reversed(shape), reversed(x.shape[:-1]), strict=False)
+    if len(shape) >= x.dim() or not all(a == 1 or a == b for a, b in pairs):  # noqa: PLR1714
+        raise checks.positions_shape_error("add", x.shape[:-1], shape)
+
+
+def _encode(where: str, spec: PhaseSpec, positions: Tensor | range, dtype: torch.dtype, device: torch.device) -> Tensor:
+    if isinstance(positions, range):
+        if device.type == "cpu":
+            return encode_range(spec, positions, dtype)
+        positions = arange(positions, device)
+    if positions.device.type == "cpu" and device.type == "cpu":
+        return on_host(where, positions, lambda p: encode_values(spec, p, dtype))
+    if device.type != "cpu":
+        positions = positions.to(device, non_blocking=True)
+    return fused(facts(spec), positions, words(spec, "fused", positions.device)).to(dtype)
+
+
+def _phase(positions: Tensor, constants: Tensor) -> Tensor:
+    return torch.stack(phase_words(positions.unsqueeze(-1), constants)[:3], -1)
+
+
+def _traced(key: str, positions: Tensor, dtype: torch.dtype) -> Tensor:
+    """Without checks and without a look at values: float64 in float64 on a CPU, everything else in float32."""
+    fact, device = traced_facts(key), str(positions.device)
+    if dtype != torch.float64 or positions.device.type != "cpu":
+        return fused(fact, positions, traced_words(key, "fused", device)).to(dtype)
+    if positions.is_floating_point():
+        sine, cosine = wide_waves(*float_phase(positions.unsqueeze(-1), traced_words(key, "phase", device)), exact=True)
+    else:
+        sine, cosine = wide_waves(*wide_phase(positions.unsqueeze(-1), traced_words(key, "wide", device)), exact=True)
+    return _without_padding(fact, positions, padded(fact, arrange(fact, sine, cosine) * fact.magnitude))
+
+
+def fused(fact: Facts, positions: Tensor, constants: Tensor) -> Tensor:
+    """`(*P,)` -> `(*P, dim)` in float32."""
+    turns, fraction = fused_phase(positions.unsqueeze(-1), constants)
+    return _without_padding(fact, positions, short_wave(turns, fraction, fact.factor, fact.excess))
+
+
+def _without_padding(fact: Facts, positions: Tensor, encoding: Tensor) -> Tensor:
+    if fact.padding_position is None:
+        return encoding
+    return torch.where((positions == fact.padding_position).unsqueeze(-1), 0.0, encoding)

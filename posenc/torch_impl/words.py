@@ -1,0 +1,162 @@
+"""What a plan gives to this column: its scalars, and its words as int64 tensors.
+
+What is cached for the host is bytes, so that no mode (inference, fake or meta tensors, torch.func) is cached with it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import fields
+from fractions import Fraction
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.symbolic_shapes import guard_scalar
+
+from posenc.spec import PhasePlan, exact, from_json, to_json
+from posenc.spec.plan import Layout, PhaseSpec, phase_plan
+from posenc.spec.serialise import FAMILIES, SCHEMA
+from posenc.torch_impl.inputs import wrapped
+
+Kind = Literal["wide", "phase", "fused"]
+_QUARTER_TURN = 1 << 30
+_KINDS = tuple((family, kind, tuple(field.name for field in fields(kind))) for family, kind in FAMILIES.items())
+
+
+class Facts(NamedTuple):
+    """A plan without its increments, and its magnitude in float32: `factor * (1 + excess)`."""
+
+    dim: int
+    pairs: int
+    layout: Layout
+    offset: int
+    magnitude: float
+    factor: float
+    excess: float
+    padding_position: int | None
+
+
+def facts(spec: PhaseSpec) -> Facts:
+    return _facts(spec)  # type: ignore[arg-type]  # specifications are hashable
+
+
+@lru_cache(maxsize=64)
+def _facts(spec: PhaseSpec) -> Facts:
+    plan = phase_plan("facts", spec)
+    factor = exact.round_to(Fraction(plan.magnitude), "float32")
+    excess = float(Fraction(plan.magnitude) / Fraction(factor) - 1)
+    return Facts(plan.dim, plan.pairs, plan.layout, plan.offset, plan.magnitude, factor, excess, plan.padding_position)
+
+
+def checked_facts(where: str, spec: object) -> Facts:
+    """The facts of what may be no specification."""
+    try:
+        return facts(spec)  # type: ignore[arg-type]  # asked again below if it is none
+    except (TypeError, ValueError):
+        phase_plan(where, spec)
+        raise
+
+
+def words(spec: PhaseSpec, kind: Kind, device: torch.device) -> Tensor:
+    """The words of `kind`, int64, on `device`.
+
+    `wide` `(2, 4, pairs)`: of increment and offset, the words 0 and 1, the low and the high 64 bits (signed).
+    `phase` `(4, 4, pairs)`: of levels 0, 1, 2 and the offset, the words 3, 2, 1, 0.
+    `fused` `(4, 3, dim)`: of levels 0, 1, 2 and the offset, the words 3, 2, 1 of every channel; a cosine is a sine
+    a quarter turn ahead, so that no channel needs a partner.
+    """
+    shape, buffer = _buffer(spec, kind)  # type: ignore[arg-type]
+    if device.type == "cpu":
+        return torch.frombuffer(buffer, dtype=torch.int64).view(shape)
+    key = (spec, kind, device)
+    found = _uploaded.get(key)
+    if found is None:
+        with torch.inference_mode(False):
+            found = torch.frombuffer(buffer, dtype=torch.int64).view(shape).to(device, non_blocking=True)
+        if not isinstance(found, FakeTensor) and not wrapped(found):
+            if len(_uploaded) >= 64:
+                _uploaded.clear()
+            _uploaded[key] = found
+    return found
+
+
+_uploaded: dict[tuple[PhaseSpec, Kind, torch.device], Tensor] = {}
+
+
+def trace_key(where: str, spec: PhaseSpec) -> str:
+    """`to_json(spec)`, written so that torch.compile can trace it and guards each field by value."""
+    for family, kind, names in _KINDS:
+        if type(spec) is kind:
+            values = [f', "{name}": {_json(getattr(spec, name))}' for name in names]
+            return f'{{"schema": {SCHEMA}, "family": "{family}"{"".join(values)}}}'
+    phase_plan(where, spec)  # raises what a trace of anything else deserves
+    return to_json(spec)  # type: ignore[arg-type]
+
+
+def _json(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return f'"{value}"'
+    # without this a number that changed once becomes a symbol, and no key
+    return f"{guard_scalar(value)}"  # type: ignore[arg-type]
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def traced_facts(key: str) -> Facts:
+    return facts(from_json(key))
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def traced_words(key: str, kind: Kind, device: str) -> Tensor:
+    """The words as one constant of the graph: as Python integers they cost a guard each and minutes to compile."""
+    shape, buffer = _buffer(from_json(key), kind)
+    return torch.tensor(buffer.tolist(), dtype=torch.int64, device=device).view(shape)
+
+
+@lru_cache(maxsize=192)
+def _buffer(spec: PhaseSpec, kind: Kind) -> tuple[tuple[int, ...], array[int]]:
+    plan = spec.plan()
+    rows = _ROWS[kind](plan)
+    flat = array("q", [value for row in rows for value in row])
+    count = len(rows[0])
+    return {"wide": (2, 4, count), "phase": (4, 4, count), "fused": (4, 3, count)}[kind], flat
+
+
+def _wide(plan: PhasePlan) -> list[list[int]]:
+    rows: list[list[int]] = []
+    for parts in (plan.words(), plan.offset_words()):
+        rows += [[w0 for _, _, _, w0 in parts], [w1 for _, _, w1, _ in parts]]
+        rows += [[_signed(w1 << 32 | w0) for _, _, w1, w0 in parts], [_signed(w3 << 32 | w2) for w3, w2, _, _ in parts]]
+    return rows
+
+
+def _phase(plan: PhasePlan) -> list[list[int]]:
+    parts = (plan.words(0), plan.words(1), plan.words(2), plan.offset_words())
+    return [[word[index] for word in part] for part in parts for index in range(4)]
+
+
+def _fused(plan: PhasePlan) -> list[list[int]]:
+    rows = [_channels(plan, row, row) for row in _phase(plan)]
+    ahead = [(word + _QUARTER_TURN) & 0xFFFFFFFF for word in _phase(plan)[12]]
+    rows[12] = _channels(plan, _phase(plan)[12], ahead)
+    return [row for index, row in enumerate(rows) if index % 4 != 3]
+
+
+def _channels(plan: PhasePlan, sine: list[int], cosine: list[int]) -> list[int]:
+    first, second = (cosine, sine) if plan.layout == "cos_sin" else (sine, cosine)
+    if plan.layout == "interleaved":
+        result = [word for pair in zip(first, second, strict=True) for word in pair]
+    else:
+        result = first + second
+    return result + [0] * (plan.dim - 2 * plan.pairs)
+
+
+def _signed(value: int) -> int:
+    return value - (value >> 63 << 64)
+
+
+_ROWS = {"wide": _wide, "phase": _phase, "fused": _fused}

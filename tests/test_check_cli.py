@@ -1,0 +1,197 @@
+"""`posenc check` as its users and their CI see it: table, JSON, JUnit, exit codes, and one line where it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from posenc import __version__, cli
+from posenc.conformance import columns, report
+from posenc.conformance.columns import COLUMNS, Column, column
+from posenc.conformance.judge import N1
+from posenc.conformance.protocol import NotRun
+
+WRONG = Column("wrong", "order", N1, "tests.wrong.formula:Layout", tier=1)
+ABSENT = Column("absent", "", N1, "absent_framework.driver:host")
+NO_DEVICE = Column("numpy", "tpu", N1, "tests.test_check_cli:no_device")
+BROKEN = Column("broken", "", N1, "tests.test_check_cli:broken")
+CRASHING = Column("crashing", "", N1, "tests.test_check_cli:Crashing", tier=1)
+
+
+def no_device():
+    raise NotRun("no TPU")
+
+
+def broken():
+    raise OSError("libframework.so: cannot open\nshared object file")
+
+
+class Crashing:
+    def phase(self, *question):
+        raise RuntimeError(f"{len(question)} arguments and no memory")
+
+    encode = add = phase
+
+
+@pytest.fixture
+def posenc(monkeypatch, capsys):
+    """Run the command over a list of columns; exit code, standard output, standard error."""
+
+    def call(*arguments, listed=COLUMNS):
+        monkeypatch.setattr(columns, "COLUMNS", tuple(listed))
+        monkeypatch.setattr(sys, "argv", ["posenc", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        written = capsys.readouterr()
+        return exit_.value.code, written.out, written.err
+
+    return call
+
+
+def test_a_conformant_column(posenc):
+    code, out, err = posenc("check", "--column", "numpy")
+    lines = out.splitlines()
+    assert (code, err) == (0, "")
+    assert lines[0].split("  ")[0] == "family"
+    assert [name for name in report.HEADER if name not in lines[0]] == []
+    assert [line.split()[3] for line in lines[1:6]] == ["phase", "float64", "float32", "bfloat16", "float16"]
+    assert all(line.endswith("conformant") and "not" not in line for line in lines[1:6])
+    assert all(" 0 ulp" in line for line in lines[3:6])
+    assert lines[6].startswith("numpy conforms in ")
+
+
+def test_a_wrong_column_is_named_with_the_case(posenc):
+    code, out, _ = posenc("check", listed=[column("numpy"), WRONG])
+    assert code == 1
+    assert (
+        "wrong:order: sinusoidal.vaswani/0042, channel 1, float64: expected 1.0 (0x3ff0000000000000), received 0.0"
+        in out
+    )
+    assert "Failed: wrong:order (not conformant)." in out
+
+
+def test_json_and_junit_say_the_same(posenc, tmp_path):
+    file = tmp_path / "check.xml"
+    code, out, _ = posenc("check", "--json", "--junit", str(file), listed=[column("numpy"), WRONG, NO_DEVICE])
+    record = json.loads(out)
+    suite = ET.parse(file).getroot()  # noqa: S314 - our own file
+    assert code == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["check.xml"]  # nothing beside it
+    assert record["posenc"] == __version__
+    assert len(record["vectors"]["sha256"]) == 64
+    verdicts = {(r["column"], r["variant"], r["dtype"]): r["verdict"] for r in record["results"]}
+    assert verdicts["numpy", "host", "float32"] == "conformant"
+    assert verdicts["wrong", "order", "float32"] == "not conformant"
+    assert verdicts["numpy", "tpu", None] == "not run"
+    assert suite.get("tests") == str(len(record["results"]))
+    failed = {case.get("name") for case in suite if case.find("failure") is not None}
+    assert failed == {f"wrong:order {dtype}" for dtype in ("float64", "float32", "bfloat16", "float16")}
+    assert suite.get("failures") == "4"
+    (skipped,) = (case for case in suite if case.find("skipped") is not None)
+    assert skipped.find("skipped").get("message") == "no TPU"
+    first = next(case for case in suite if case.find("failure") is not None).find("failure").get("message")
+    assert first == next(r["disagreements"][0] for r in record["results"] if r["disagreements"])
+
+
+def test_what_is_not_installed_is_a_row_that_says_so(posenc):
+    code, out, _ = posenc("check", listed=[column("numpy"), ABSENT, NO_DEVICE])
+    assert code == 0
+    assert "not run: not installed: pip install 'posenc[absent]'" in out
+    assert "not run: no TPU" in out
+
+
+def test_what_was_asked_for_and_cannot_start_is_a_failure(posenc):
+    code, out, _ = posenc("check", "--column", "numpy", "--column", "absent", listed=[column("numpy"), ABSENT])
+    assert code == 1
+    assert "Failed: absent (not run)." in out
+
+
+def test_nothing_ran(posenc):
+    code, out, _ = posenc("check", listed=[ABSENT, NO_DEVICE])
+    assert code == 3
+    assert out.splitlines()[-1] == "Nothing ran."
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        (BROKEN, "broken: broken does not start: OSError: libframework.so: cannot open shared object file"),
+        (
+            CRASHING,
+            "crashing: sinusoidal.vaswani.phase/0001 and its group: RuntimeError: 2 arguments and no memory",
+        ),
+    ],
+)
+def test_what_breaks_is_a_verdict_and_no_traceback(posenc, listed, message):
+    code, out, err = posenc("check", listed=[listed, column("numpy")])
+    assert code == 1
+    assert message in out
+    assert "Traceback" not in out + err
+    assert "sinusoidal  numpy" in out  # the others still ran
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["chek"], "No such command 'chek'"),
+        (["check", "--nope"], "No such option: --nope"),
+        (
+            ["check", "--column", "nmupy"],
+            "--column: expected a column from numpy, torch, torch:compile, torch:inductor",
+        ),
+        (["check", "--junit", "/nowhere/at/all.xml"], "--junit: expected a file in a folder that exists"),
+        (["check", "--column", "numpy", "--junit", "{folder}"], "posenc: "),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(posenc, tmp_path, arguments, message):
+    code, _, err = posenc(*(argument.format(folder=tmp_path) for argument in arguments))
+    assert code == 2
+    assert message in err
+    assert err.startswith("posenc: ")
+    assert err.count("\n") == 1
+
+
+def test_version_and_help(posenc):
+    assert posenc("--version") == (0, f"posenc {__version__}\n", "")
+    code, out, _ = posenc()
+    assert code == 2
+    assert "check" in out
+
+
+def run(code, **environment):
+    surroundings = {name: value for name, value in os.environ.items() if name != "KERAS_HOME"} | environment
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=surroundings)
+
+
+@pytest.mark.parametrize("module", ["typer", "rich"])
+def test_without_the_extra_the_command_says_how_to_install_it(module):
+    done = run(f"import sys; sys.modules[{module!r}] = None; from posenc.cli import main; main()")
+    assert done.stderr == "the posenc command needs typer and rich: pip install 'posenc[cli]'\n"
+    assert (done.returncode, done.stdout) == (3, "")
+
+
+def test_the_judge_needs_the_standard_library_alone():
+    """And PyTorch is judged without NumPy, which its wheel does not require."""
+    code = """
+import sys
+for name in ("numpy", "ml_dtypes", "typer", "rich"):
+    sys.modules[name] = None
+from posenc.conformance import cases, columns, report, run
+heavy = {"torch", "jax", "tensorflow", "keras"} & sys.modules.keys()
+results = list(run.check([columns.column("torch")], cases.sinusoidal()))
+print(heavy, report.exit_code(results))
+"""
+    done = run(code)
+    assert done.stdout == "set() 0\n", done.stderr
+
+
+def test_tensorflow_is_quiet_and_does_not_write_keras_settings(tmp_path):
+    code = "import sys; from posenc.cli import main; sys.argv = ['posenc', 'check', '--column', 'tf:xla']; main()"
+    done = run(code, HOME=str(tmp_path), TF_CPP_MIN_LOG_LEVEL="3")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (tmp_path / ".keras").exists()

@@ -1,0 +1,56 @@
+"""Write the conformance vectors, from the papers and with mpmath alone: nothing of posenc is imported here.
+
+`python tools/make_vectors.py` writes `posenc/conformance/vectors/sinusoidal.json`; `--check` compares it, byte for
+byte, with what would be written, and names the first line that differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vectors.groups import compose
+from vectors.notes import ABOUT, NOTES
+
+PATH = Path(__file__).parent.parent / "posenc" / "conformance" / "vectors" / "sinusoidal.json"
+
+
+def text() -> str:
+    """The file: one case a line."""
+    groups = compose().groups
+    cases = [case for group in groups for case in group["cases"]]
+    values = sum(len(case.get("words", case.get("decimal", []))) for case in cases)
+    head = {"schema": 1, "version": "1.0.0", "family": "sinusoidal", "license": "CC0-1.0", "about": ABOUT}
+    head |= {"counts": {"groups": len(groups), "cases": len(cases), "values": values}, "notes": NOTES}
+    lines = [f'  "{key}": {json.dumps(value, indent=1)},' for key, value in head.items()]
+    blocks = []
+    for group in groups:
+        own = {key: value for key, value in group.items() if key != "cases"}
+        rows = ",\n".join(f"      {json.dumps(case, separators=(',', ':'))}" for case in group["cases"])
+        blocks.append(f'    {json.dumps(own)[:-1]}, "cases": [\n{rows}\n    ]}}')
+    return "\n".join(["{", *lines, '  "groups": [', ",\n".join(blocks), "  ]", "}", ""])
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compare with the file instead of writing it")
+    check = parser.parse_args(arguments).check
+    made = text()
+    if not check:
+        PATH.parent.mkdir(parents=True, exist_ok=True)
+        PATH.write_text(made, encoding="utf-8")
+        return 0
+    kept = PATH.read_text(encoding="utf-8")
+    if kept == made:
+        return 0
+    pairs = zip(kept.split("\n"), made.split("\n"), strict=False)
+    line = next((n for n, (a, b) in enumerate(pairs, 1) if a != b), "the shorter file's end")
+    print(f"{PATH.name} is not what tools/make_vectors.py makes: first difference at line {line}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""The generator of the conformance vectors, in parts; nothing here imports posenc."""
