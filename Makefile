@@ -30,7 +30,7 @@ lint: $(VENV)/.posenc-all $(VENV)/.group-test $(VENV)/.group-lint
 	$(bin)/ruff format --check
 	$(bin)/mypy
 
-test-extras: $(VENV)/.group-test
+test-extras: | $(VENV)/bin/python
 	$(bin)/python tools/test_extras.py $(TEST_EXTRAS)
 
 vectors: $(VENV)/.group-test

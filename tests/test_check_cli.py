@@ -20,7 +20,12 @@ WRONG = Column("wrong", "order", N1, "tests.wrong.formula:Layout", tier=1)
 ABSENT = Column("absent", "", N1, "absent_framework.driver:host")
 NO_DEVICE = Column("numpy", "tpu", N1, "tests.test_check_cli:no_device")
 BROKEN = Column("broken", "", N1, "tests.test_check_cli:broken")
+INTERRUPTED = Column("interrupted", "", N1, "tests.test_check_cli:interrupted")
 CRASHING = Column("crashing", "", N1, "tests.test_check_cli:Crashing", tier=1)
+
+
+def interrupted():
+    raise KeyboardInterrupt
 
 
 def no_device():
@@ -156,6 +161,12 @@ def test_wrong_usage_is_one_line_and_exit_code_2(posenc, tmp_path, arguments, me
     assert err.count("\n") == 1
 
 
+def test_an_interruption_is_no_traceback(posenc):
+    code, out, err = posenc("check", listed=[INTERRUPTED])
+    assert code == 130
+    assert "Traceback" not in out + err
+
+
 def test_version_and_help(posenc):
     assert posenc("--version") == (0, f"posenc {__version__}\n", "")
     code, out, _ = posenc()
@@ -166,6 +177,14 @@ def test_version_and_help(posenc):
 def run(code, **environment):
     surroundings = {name: value for name, value in os.environ.items() if name != "KERAS_HOME"} | environment
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=surroundings)
+
+
+def test_a_terminal_gets_a_table_and_sees_what_is_running():
+    code = "import sys; from posenc.cli import main; sys.argv = ['posenc', 'check', '--column', 'numpy']; main()"
+    done = run(code, FORCE_COLOR="1", TERM="xterm", COLUMNS="200")
+    assert done.returncode == 0
+    assert "\x1b[32msinusoidal" in done.stdout  # conformant rows are green
+    assert "numpy: float" in done.stderr
 
 
 @pytest.mark.parametrize("module", ["typer", "rich"])

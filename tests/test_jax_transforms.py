@@ -288,7 +288,7 @@ import itertools, re
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from posenc import Sinusoidal
-from posenc.jax_impl import add, encode, phase
+from posenc.jax_impl import add, encode, phase, rounded
 
 spec = Sinusoidal.fairseq(16)
 x, where = jnp.ones((8, 32, 16)), jnp.arange(256, dtype=jnp.int32).reshape(8, 32) - 9
@@ -312,6 +312,8 @@ for kind in (AxisType.Auto, AxisType.Explicit):
                 assert got.sharding.is_equivalent_to(NamedSharding(mesh, P(*axes[:2])), got.ndim), got.sharding
             assert add(spec, sx).sharding.is_equivalent_to(there, 3)
             assert (np.asarray(encode(spec, sp)) == np.asarray(encode(spec, where))).all()
+        with rounded._on_cpu():  # an unplaced argument of a jitted function would go to the whole mesh
+            assert len(jax.jit(lambda x: x + 1)(np.arange(3)).devices()) == 1
         sx = jax.device_put(x, NamedSharding(mesh, P("data")))
         try:
             check(lambda x: jax.sharding.reshard(x.sum(0), P()) if kind is AxisType.Explicit else x.sum(0), sx)

@@ -86,7 +86,7 @@ def same_bits(host, expected, received, what):
 
 
 @OTHERS
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(specs(), PLACES)
 def test_hosts_give_identical_bits(host, spec, places):
     for dtype in DTYPES[1:]:
@@ -95,7 +95,7 @@ def test_hosts_give_identical_bits(host, spec, places):
 
 
 @every_host
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(specs(), PLACES, st.integers(0, 5))
 def test_hosts_are_correctly_rounded(host, spec, places, row):
     """A row of each answer against exact arithmetic; float64 within its own bound."""
@@ -105,7 +105,7 @@ def test_hosts_are_correctly_rounded(host, spec, places, row):
 
 
 @OTHERS
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(specs(), PLACES, MOMENTS)
 def test_hosts_give_identical_phases(host, spec, places, moments):
     for positions in (places, moments, np.array(moments, np.float32)):
@@ -118,7 +118,7 @@ def test_hosts_give_identical_phases(host, spec, places, moments):
 
 
 @pytest.mark.parametrize("column", [parameter(column) for column in TRACED])
-@settings(max_examples=6)
+@settings(max_examples=5)
 @given(specs(), PLACES, st.sampled_from(DTYPES[1:]))
 def test_traced_variants_keep_the_bounds_and_the_phases(column, spec, places, dtype):
     group = group_of(spec, places)
@@ -241,7 +241,7 @@ def sums(host, spec, x, positions, dtype):
 
 
 @OTHERS
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(specs(), st.data())
 def test_hosts_add_to_identical_bits(host, spec, data):
     shape = (2, 3, spec.dim)

@@ -68,7 +68,7 @@ def _sine32(phase: Sequence[Array], scale: HostArray) -> jax.Array:
     rest = lax.bitcast_convert_type(phase[0] - (quadrant << np.uint32(30)), np.int32)
     # the head keeps 12 bits, to be multiplied by 12 bits of the radians in a unit, exactly
     head = (rest + np.int32(1 << 17)) & np.int32(-1 << 18)
-    tail = _f32(rest - head) + _f32(phase[1] >> np.uint32(8)) * np.float32(2.0**-24)
+    tail = _f32(rest - head) + _f32(phase[1]) * np.float32(2.0**-32)
 
     def angle(unit: HostArray) -> tuple[jax.Array, jax.Array]:
         upper = (unit.astype(np.float32).view(np.uint32) & np.uint32(0xFFFFF000)).view(np.float32)

@@ -46,7 +46,7 @@ def blocks(plan: PhasePlan, p: range | Int64, *, fine: bool) -> Iterator[tuple[s
     least = int(p.min())
     span = int(p.max()) - least
     bits = (span.bit_length() + 1) // 2
-    if (span >> bits) + (1 << bits) > len(p) // 32:
+    if (span >> bits) + (1 << bits) > len(p) // 64:  # all anchors are held, 16 or 32 bytes for each pair
         return None
     return _scattered(plan, p, least, bits, fine)
 

@@ -24,11 +24,6 @@ class Positions(NamedTuple):
     shape: tuple[int, ...]
     values: range | NDArray[Any]
 
-    def array(self) -> NDArray[Any]:
-        """The positions as a flat array, int64 or float64."""
-        p = self.values
-        return np.arange(p.start, p.stop, p.step, dtype=np.int64) if isinstance(p, range) else p
-
 
 def read_positions(where: str, positions: object) -> Positions:
     """Integers, float32 or float64 of any shape: a number, nested lists, a range, or what has `__array__`."""

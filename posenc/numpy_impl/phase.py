@@ -23,7 +23,7 @@ def phase(spec: PhaseSpec, positions: ArrayLike | range) -> NDArray[np.int64]:
     """The upper three 32-bit words of the phase, most significant first: `(*P,)` -> `(*P, pairs, 3)`."""
     plan = phase_plan("phase", spec)
     shape, p = read_positions("phase", positions)
-    p = np.asarray(p)
+    p = np.arange(p.start, p.stop, p.step, dtype=np.int64) if isinstance(p, range) else p
     out = np.empty((len(p), plan.pairs, 3), np.int64)
     for part in parts(len(p), plan.pairs):
         high, low = phases(plan, p[part])
@@ -40,15 +40,15 @@ def encode(spec: PhaseSpec, positions: ArrayLike | range, *, dtype: DTypeLike = 
 
 def _encode(spec: PhaseSpec, plan: PhasePlan, positions: Positions, name: str) -> NDArray[Any]:
     shape, p = positions
-    with np.errstate(
-        all="ignore"
-    ):  # infinity is what a large magnitude rounds to in float16; the caller's state is his
+    # infinity is what a large magnitude rounds to in float16, and zero a small one
+    with np.errstate(all="ignore"):
         if isinstance(p, range) or p.dtype == np.int64:
             out = encode_integers(spec, plan, p, name)
         else:
             out = encode_floats(plan, p, name)
-    if plan.padding_position is not None:
-        out[np.asarray(p) == plan.padding_position] = 0
+    padding = plan.padding_position
+    if padding is not None and padding in p:
+        out[p.index(padding) if isinstance(p, range) else p == padding] = 0
     return out.reshape(*shape, plan.dim)
 
 

@@ -40,7 +40,6 @@ def read_positions(where: str, positions: Any) -> Positions:
     _position_dtype(where, positions.dtype.name)
     if hasattr(positions, "numpy") and tf.executing_eagerly() and on_host(positions):
         return _checked(where, positions.numpy())
-    positions = tf.stop_gradient(positions)  # encodings are constants
     return tf.cast(positions, tf.int64) if positions.dtype.is_integer else positions
 
 

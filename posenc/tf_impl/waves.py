@@ -92,7 +92,8 @@ def wave32(plan: PhasePlan, positions: Tensor) -> tuple[Tensor, Tensor]:
 
     The phase is kept to 64 bits, where the product wraps as it should. Its remainder to the nearest quarter turn times
     2*pi is an integer again, and splits into a float32 and a rest below 2^-25 before any float is computed with.
-    The last subtraction is from a selected value: from a constant a graph optimiser would reassociate it.
+    The last subtraction is from a selected value: from a constant a graph optimiser would reassociate it. In units of
+    2^-23 its rounding is 0.5 at most, and the rounded terms of what is subtracted add up to 0.42.
     """
     levels = plan_words(plan)[:, 0] << 32 | plan_words(plan)[:, 1]
     parts = [positions] if positions.dtype.is_integer else float_parts(positions)

@@ -1,6 +1,6 @@
 """What a plan gives to this column: its scalars, and its words as int64 tensors.
 
-What is cached for the host is bytes, so that no mode (inference, fake or meta tensors, torch.func) is cached with it.
+Host words are cached as bytes, so that no mode (inference, fake or meta tensors, torch.func) is cached with them.
 """
 
 from __future__ import annotations
@@ -8,18 +8,19 @@ from __future__ import annotations
 from array import array
 from dataclasses import fields
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import guard_scalar
 
 from posenc.spec import PhasePlan, exact, from_json, to_json
 from posenc.spec.plan import Layout, PhaseSpec, phase_plan
 from posenc.spec.serialise import FAMILIES, SCHEMA
-from posenc.torch_impl.inputs import wrapped
+from posenc.torch_impl.inputs import CPU
 
 Kind = Literal["wide", "phase", "fused"]
 _QUARTER_TURN = 1 << 30
@@ -71,19 +72,10 @@ def words(spec: PhaseSpec, kind: Kind, device: torch.device) -> Tensor:
     shape, buffer = _buffer(spec, kind)  # type: ignore[arg-type]
     if device.type == "cpu":
         return torch.frombuffer(buffer, dtype=torch.int64).view(shape)
-    key = (spec, kind, device)
-    found = _uploaded.get(key)
-    if found is None:
-        with torch.inference_mode(False):
-            found = torch.frombuffer(buffer, dtype=torch.int64).view(shape).to(device, non_blocking=True)
-        if not isinstance(found, FakeTensor) and not wrapped(found):
-            if len(_uploaded) >= 64:
-                _uploaded.clear()
-            _uploaded[key] = found
+    if isinstance(torch.empty(0, device=CPU), FakeTensor):
+        return torch.tensor(buffer.tolist(), dtype=torch.int64, device=device).view(shape)
+    found: Tensor = getattr(_held, _hold(spec, kind, str(device)))  # type: ignore[arg-type]
     return found
-
-
-_uploaded: dict[tuple[PhaseSpec, Kind, torch.device], Tensor] = {}
 
 
 def trace_key(where: str, spec: PhaseSpec) -> str:
@@ -110,11 +102,40 @@ def traced_facts(key: str) -> Facts:
     return facts(from_json(key))
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def traced_words(key: str, kind: Kind, device: str) -> Tensor:
-    """The words as one constant of the graph: as Python integers they cost a guard each and minutes to compile."""
+    """The words as one tensor that the graph reads: as Python integers they cost a guard each, and minutes to compile.
+
+    Dynamo gets the name of an attribute: two constant tensors of one function would collide in AOTAutograd.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        found: Tensor = getattr(_held, _hold_by_key(key, kind, device))
+        return found
     shape, buffer = _buffer(from_json(key), kind)
     return torch.tensor(buffer.tolist(), dtype=torch.int64, device=device).view(shape)
+
+
+class _Held:
+    """Tensors that outlive a call: those on accelerators, and those that compiled graphs read."""
+
+
+_held = _Held()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _hold_by_key(key: str, kind: Kind, device: str) -> str:
+    return _hold(from_json(key), kind, device)
+
+
+@cache
+def _hold(spec: PhaseSpec, kind: Kind, device: str) -> str:
+    """The name under which `_held` has the words, uploaded once, as plain tensors whatever mode is on."""
+    shape, buffer = _buffer(spec, kind)  # type: ignore[arg-type]
+    with temporarily_clear_interpreter_stack(), torch.inference_mode(False):
+        words_there = torch.tensor(buffer.tolist(), dtype=torch.int64, device=device).view(shape)
+    torch._dynamo.mark_static(words_there)
+    name = f"words_{len(vars(_held))}"
+    setattr(_held, name, words_there)
+    return name
 
 
 @lru_cache(maxsize=192)
