@@ -152,18 +152,25 @@ def position_list(where: str, positions: object) -> PositionList | None:
             raise ValueError(f"{where}.positions: expected rows of one length, received {shown(positions)}")
         shape.append(size)
         level = [inner for item in level for inner in item]  # type: ignore[attr-defined]  # just checked
-    for item in level:
-        if isinstance(item, bool) or not isinstance(item, int | float):
-            if isinstance(item, list | tuple):
-                raise ValueError(f"{where}.positions: expected rows of one length, received {shown(positions)}")
-            if not hasattr(item, "__index__") or isinstance(item, bool):
-                raise position_dtype_error(where, type(item).__name__)
-    integral = not any(isinstance(item, float) for item in level)
-    values = [operator.index(item) if not isinstance(item, float) else item for item in level]  # type: ignore[arg-type]
+    values = [_position(where, item, positions) for item in level]
+    integral = not any(isinstance(value, float) for value in values)
     for value in values:
         if not abs(value) < POSITION_LIMIT:  # also NaN
             raise position_value_error(where, value)
-    return PositionList(tuple(shape), values if integral else [float(v) for v in values], integral)
+    exact = [int(v) for v in values] if integral else [float(v) for v in values]
+    return PositionList(tuple(shape), exact, integral)
+
+
+def _position(where: str, item: object, positions: object) -> int | float:
+    """One entry of a list: a Python number, or a framework's scalar of a dtype that positions may have."""
+    name = type(item).__name__
+    if isinstance(item, list | tuple):
+        raise ValueError(f"{where}.positions: expected rows of one length, received {shown(positions)}")
+    if isinstance(item, float) or name in ("float32", "float64"):
+        return float(item)  # type: ignore[arg-type]  # NumPy's scalars, by name: nothing is imported here
+    if name in ("bool", "bool_") or not hasattr(item, "__index__"):
+        raise position_dtype_error(where, name)
+    return operator.index(item)
 
 
 def position_range(where: str, positions: range) -> range:
