@@ -21,6 +21,12 @@ settings.register_profile("posenc", derandomize=True, deadline=None, print_blob=
 settings.load_profile("posenc")
 
 
+def pytest_report_header():
+    from tests.columns import LEFT_OUT
+
+    return LEFT_OUT
+
+
 @pytest.fixture(autouse=True)
 def fresh_dynamo():
     """A test's compiled graphs count against the recompile limit of the next one unless they are dropped."""

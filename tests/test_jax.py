@@ -182,8 +182,7 @@ def test_float_positions_on_the_host(name, kind):
         assert (np.abs(got - expected) <= half + 2.0**-48 * spec.output_scale).all()
 
 
-@pytest.mark.parametrize("name", SPECS)
-@pytest.mark.parametrize("jit", [True, False])
+@pytest.mark.parametrize(("name", "jit"), [*((name, True) for name in SPECS), ("fairseq", False)])
 def test_fused_values_are_within_the_bound(name, jit, monkeypatch):
     spec = SPECS[name]
     monkeypatch.setattr(jax_inputs, "on_host", lambda _: False)  # as on an accelerator

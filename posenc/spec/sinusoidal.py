@@ -11,6 +11,7 @@ from typing import Literal
 from posenc.spec import checks, exact
 from posenc.spec.plan import Layout, PhasePlan
 
+GREATEST_DIM = 2**20
 LEAST_FREQUENCY = 2.0**-64
 GREATEST_FREQUENCY = 2.0**14
 
@@ -30,7 +31,7 @@ class Sinusoidal:
 
     Parameters
     ----------
-    dim : width of the encoding, >= 2. An odd width needs `pad="zero"`.
+    dim : width of the encoding, from 2 to 2^20. An odd width needs `pad="zero"`.
     layout : order of the channels. `interleaved` sin_0 cos_0 sin_1 cos_1 ... (Vaswani et al.); `sin_cos` all sines,
         then all cosines (tensor2tensor, fairseq, Whisper, DDPM); `cos_sin` all cosines first (Stable Diffusion).
         No default.
@@ -78,6 +79,8 @@ class Sinusoidal:
             object.__setattr__(self, name, value)  # frozen for everyone else
 
         settle("dim", checks.integer("Sinusoidal.dim", self.dim, minimum=2))
+        if self.dim > GREATEST_DIM:
+            raise checks.SpecError(f"Sinusoidal.dim: expected at most {GREATEST_DIM}, received {checks.shown(self.dim)}")
         checks.choice("Sinusoidal.layout", self.layout, ("interleaved", "sin_cos", "cos_sin"))
         checks.choice("Sinusoidal.timescale_rule", self.timescale_rule, ("geometric", "tensor2tensor"))
         checks.choice("Sinusoidal.pad", self.pad, ("zero", None))
