@@ -26,7 +26,7 @@ SPECS = {
     "farthest": Sinusoidal(16, layout="sin_cos", denominator_shift=0.0, position_offset=LIMIT, output_scale=1.9999999),
     "small": Sinusoidal(9, layout="interleaved", denominator_shift=0.0, pad="zero", output_scale=2.0**-20),
     "padded": Sinusoidal(16, layout="cos_sin", denominator_shift=1.0, padding_position=5, position_scale=1000.0),
-    "halfway": Sinusoidal(16, layout="sin_cos", denominator_shift=0.0, output_scale=0.7071),
+    "between floats": Sinusoidal(16, layout="sin_cos", denominator_shift=0.0, output_scale=0.6796875298),
     "slowest": Sinusoidal(8, layout="interleaved", denominator_shift=1.0, base=2.0**63),
 }
 EDGES = [0, 1, -1, 5, 7, -7, 1000, 2**24 + 1, -(2**24) - 1, LIMIT, -LIMIT]

@@ -71,6 +71,8 @@ def read_positions(where: str, positions: object) -> Tensor | range:
         return _checked(where, positions)
     if isinstance(positions, range):
         return checks.position_range(where, positions)
+    if type(positions) is int and abs(positions) < checks.POSITION_LIMIT:  # a decode step should not wait for a list
+        return torch.tensor(positions, dtype=torch.int64, device=CPU)
     numbers = checks.position_list(where, positions)
     if numbers is not None:
         dtype = torch.int64 if numbers.integral else torch.float64
