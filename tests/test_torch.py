@@ -141,7 +141,7 @@ def test_the_fused_kernel_on_cpu_tensors(spec):
 
 
 @every_dtype
-@pytest.mark.parametrize("shape", [(3, 70, 16), (0, 16), (2, 0, 16)])
+@pytest.mark.parametrize("shape", [(3, 70, 16), (2, 3000, 16), (0, 16), (2, 0, 16)])
 def test_add_rounds_the_exact_sum(dtype, shape):
     x = (torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 3).to(getattr(torch, dtype))
     before = x.clone()

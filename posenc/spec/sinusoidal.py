@@ -80,7 +80,8 @@ class Sinusoidal:
 
         settle("dim", checks.integer("Sinusoidal.dim", self.dim, minimum=2))
         if self.dim > GREATEST_DIM:
-            raise checks.SpecError(f"Sinusoidal.dim: expected at most {GREATEST_DIM}, received {checks.shown(self.dim)}")
+            shown = checks.shown(self.dim)
+            raise checks.SpecError(f"Sinusoidal.dim: expected an integer <= {GREATEST_DIM}, received {shown}")
         checks.choice("Sinusoidal.layout", self.layout, ("interleaved", "sin_cos", "cos_sin"))
         checks.choice("Sinusoidal.timescale_rule", self.timescale_rule, ("geometric", "tensor2tensor"))
         checks.choice("Sinusoidal.pad", self.pad, ("zero", None))

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_CHUNK = 1 << 15  # values at a time: the temporaries stay in the cache
+
 
 def round_to(wide: Tensor, dtype: torch.dtype) -> Tensor:
     """float64 to `dtype` with one rounding."""
@@ -32,15 +34,29 @@ def bits(values: Tensor) -> Tensor:
     return values.view(torch.int32 if values.dtype == torch.float32 else torch.int16)
 
 
+def _add_once(x: Tensor, e: Tensor, result: Tensor) -> None:
+    if x.numel() > _CHUNK and x.dim() > 1:
+        rows = _CHUNK * x.shape[0] // x.numel()
+        parts = [t.tensor_split(range(rows, t.shape[0], rows)) if rows else t.unbind() for t in (x, e, result)]
+        for part in zip(*parts, strict=True):
+            _add_once(*part)
+        return
+    short = x.to(torch.float32)
+    total = short + e
+    rest = total - short
+    result.copy_(narrow(total, (short - (total - rest)) + (e - rest), x.dtype))
+
+
 class AddOnce(torch.autograd.Function):
     """Half-precision `x` plus float32 `e`, rounded once; linear in x."""
 
     @staticmethod
     def forward(x: Tensor, e: Tensor) -> Tensor:
-        short = x.to(torch.float32)
-        total = short + e
-        rest = total - short
-        return narrow(total, (short - (total - rest)) + (e - rest), x.dtype)
+        shape = torch.broadcast_shapes(x.shape, e.shape)
+        x, e = x.expand(shape), e.expand(shape)
+        result = torch.empty(shape, dtype=x.dtype, device=x.device)
+        _add_once(x, e, result)
+        return result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

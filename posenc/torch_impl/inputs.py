@@ -12,8 +12,7 @@ from torch.utils.dlpack import from_dlpack
 
 from posenc.spec import checks
 
-_OUTPUT = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-_BY_NAME = {name: dtype for dtype, name in _OUTPUT.items()}
+_OUTPUT = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _INTEGERS = (
     torch.int64,
     torch.int32,
@@ -34,15 +33,12 @@ def traced() -> bool:
 
 
 def output_dtype(where: str, dtype: object) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
-        if dtype in _OUTPUT:
-            return dtype
-        raise checks.output_dtype_error(where, dtype_name(dtype))
-    if isinstance(dtype, str):
-        if dtype in _BY_NAME:
-            return _BY_NAME[dtype]
-        raise checks.output_dtype_error(where, dtype)
-    raise checks.output_dtype_error(where, checks.shown(dtype))
+    named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(named, torch.dtype):
+        raise checks.output_dtype_error(where, checks.shown(dtype))
+    if named not in _OUTPUT:
+        raise checks.output_dtype_error(where, dtype_name(named))
+    return named
 
 
 def dtype_name(dtype: torch.dtype) -> str:
