@@ -227,7 +227,7 @@ ERRORS = [
     (lambda: encode(SPEC, range(5, 2**31 + 1)), f"encode.positions: {VALUE} 2147483648"),
     (lambda: encode(SPEC, np.array([2**64 - 1], np.uint64)), f"encode.positions: {VALUE} 18446744073709551615"),
     (lambda: encode(SPEC, 1, dtype=torch.int32), "encode.dtype: expected float64, float32, bfloat16 or float16, rec"),
-    (lambda: encode(SPEC, 1, dtype="float8"), "encode.dtype: expected float64, .* received float8"),
+    (lambda: encode(SPEC, 1, dtype="float8"), "encode.dtype: expected float64, .* received 'float8'"),
     (lambda: encode(SPEC, 1, dtype=np.float32), "encode.dtype: expected float64, .* received <class"),
     (lambda: add(SPEC, X.int()), "add.x: expected float64, float32, bfloat16 or float16, received int32"),
     (lambda: add(SPEC, X.numpy()), "add.x: expected float64, .* received ndarray"),

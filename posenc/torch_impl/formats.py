@@ -37,7 +37,7 @@ def bits(values: Tensor) -> Tensor:
 def _add_once(x: Tensor, e: Tensor, result: Tensor) -> None:
     if x.numel() > _CHUNK and x.dim() > 1:
         rows = _CHUNK * x.shape[0] // x.numel()
-        parts = [t.tensor_split(range(rows, t.shape[0], rows)) if rows else t.unbind() for t in (x, e, result)]
+        parts = [torch.split(t, rows) if rows else t.unbind() for t in (x, e, result)]
         for part in zip(*parts, strict=True):
             _add_once(*part)
         return
@@ -52,7 +52,7 @@ class AddOnce(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, e: Tensor) -> Tensor:
-        shape = torch.broadcast_shapes(x.shape, e.shape)
+        shape = torch.broadcast_shapes(x.shape, e.shape)  # type: ignore[no-untyped-call]
         x, e = x.expand(shape), e.expand(shape)
         result = torch.empty(shape, dtype=x.dtype, device=x.device)
         _add_once(x, e, result)
