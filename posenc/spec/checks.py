@@ -58,16 +58,20 @@ def number(where: str, value: object, *, low: float | None = None, high: float |
     if low is not None and high is not None:
         expected = f"a number from {low:g} to {high:g}"
     try:
-        # str has no __float__, bool does; complex has none either
-        if isinstance(value, bool) or not hasattr(value, "__float__"):
-            raise TypeError
-        result = float(value)
+        result = real(value)
     except (TypeError, ValueError, OverflowError):
         raise SpecError(f"{where}: expected {expected}, received {shown(value)}") from None
     fits = math.isfinite(result) and result > 0
     if not fits or (low is not None and result < low) or (high is not None and result > high):
         raise SpecError(f"{where}: expected {expected}, received {shown(value)}")
     return result
+
+
+def real(value: object) -> float:
+    """`value` as a float; TypeError for booleans and strings, which Python would convert."""
+    if isinstance(value, bool) or not (isinstance(value, int | float) or hasattr(value, "__float__")):
+        raise TypeError
+    return float(value)
 
 
 def choice(where: str, value: object, options: Sequence[str | None]) -> None:

@@ -250,10 +250,8 @@ class Sinusoidal:
 
 def _shift(value: object, pairs: int) -> float:
     where = "Sinusoidal.denominator_shift"
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise checks.SpecError(f"{where}: expected a finite number, received {checks.shown(value)}")
     try:
-        shift = float(value)
+        shift = checks.real(value)
     except (TypeError, ValueError, OverflowError):
         shift = math.nan
     if not math.isfinite(shift) or (pairs > 1 and shift >= pairs):
