@@ -87,6 +87,11 @@ REFUSALS = [
     ),
     (lambda: add(SPEC, X[..., :16], "12"), ValueError, "add.x: expected shape (..., 17), received (2, 5, 16)"),
     (lambda: jax.jit(add)(SPEC, X[..., :16]), ValueError, "add.x: expected shape (..., 17), received (2, 5, 16)"),
+    (
+        lambda: jax.vmap(lambda p: add(SPEC, X[0, 0].astype(float), p))(jnp.arange(3)),
+        ValueError,
+        "received float64 in a",
+    ),
     (lambda: add(SPEC, X[0, 0]), ValueError, "add.x: expected shape (..., length, 17) where no positions are given"),
     (
         lambda: add(SPEC, X, [0, 1]),

@@ -149,6 +149,7 @@ def test_accelerators_get_the_fused_path(monkeypatch):
     assert bits(add(SPEC, x)) == bits(jax.jit(add)(SPEC, x)) != bits(rounded)
     assert bits(phase(SPEC, where)) == bits(jax.jit(phase)(SPEC, where))
     assert encode(SPEC, where, dtype="float64").dtype == jnp.float64
+    assert add(SPEC, np.zeros((6, 17)), where).dtype == jnp.float64
     fused = encode(SPEC, where * 1009)
     assert bits(fused) != bits(encode(SPEC, np.arange(6) * 1009))  # NumPy positions are on the host
 

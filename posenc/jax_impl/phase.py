@@ -54,7 +54,7 @@ def add(spec: PhaseSpec, x: ArrayLike, positions: Positions | None = None) -> ja
     """
     plan = phase_plan("add", spec)
     array = inputs.x("add", x, plan.dim)
-    traced = isinstance(array, Tracer) or inputs.staged()
+    traced = isinstance(array, Tracer) or isinstance(positions, Tracer) or inputs.staged()
     target = F64 if array.dtype == F64 else F32
     if traced and target == F64 and not _x64():
         raise checks.x_dtype_error("add", NO_FLOAT64)
@@ -68,11 +68,10 @@ def add(spec: PhaseSpec, x: ArrayLike, positions: Positions | None = None) -> ja
         given = jnp.arange(array.shape[-2], dtype=np.int32)
     else:
         given = range(array.shape[-2])
-    if traced or isinstance(given, jax.Array):
-        return addition.fused(array, _fused(plan, given, target))
-    encoding = _adopted(rounded.encode(spec, plan, given, target), None)
     with jax.enable_x64(_x64() or target == F64):
-        result: jax.Array = addition.exact(array, encoding)
+        if traced or isinstance(given, jax.Array):
+            return addition.fused(array, _fused(plan, given, target))
+        result: jax.Array = addition.exact(array, _adopted(rounded.encode(spec, plan, given, target), None))
     return result
 
 
