@@ -1,6 +1,7 @@
 # make check   install into .venv, then check that every framework agrees with the specification
 # make test    the same, then the whole suite
-# Others: lint, test-extras, vectors, bench, peers, clean. Variables: EXTRAS=numpy, PYTHON=python3.12, PIP_FLAGS=...
+# Others: lint, test-extras, vectors, bench, peers, clean.
+# Variables: EXTRAS=numpy (for check), PYTHON=python3.12, VENV, PIP_FLAGS, WORKERS, TEST_EXTRAS="numpy jax"
 
 EXTRAS ?= all
 VENV ?= .venv
@@ -17,6 +18,7 @@ pip := $(bin)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: check test lint test-extras vectors bench peers clean
 .DELETE_ON_ERROR:
+.NOTPARALLEL: # one pip at a time in an environment
 
 check: $(VENV)/.posenc-$(tag)
 	$(bin)/posenc check
@@ -47,7 +49,8 @@ clean:
 	rm -rf $(VENV) .venv-peers dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
-	@test -n "$(PYTHON)" || { echo "make: posenc needs Python 3.11, 3.12 or 3.13: make check PYTHON=/path/to/python"; exit 1; }
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+		echo "make: expected Python 3.11, 3.12 or 3.13, received '$(PYTHON)': make check PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(pip) install --upgrade 'pip>=25.1'
 

@@ -211,6 +211,7 @@ def main() -> None:
     if arguments.json:
         with open(arguments.json, "w") as file:
             json.dump(figures, file, indent=2)
+    sys.exit(1 if any(value > BARS[row] for row, value in figures.items()) else 0)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ try:
     import typer
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 except ModuleNotFoundError as missing:
     if (missing.name or "").split(".")[0] not in ("typer", "rich"):
         raise
@@ -49,19 +50,22 @@ def check(names: Sequence[str], *, as_json: bool, junit: Path | None) -> int:
         wanted = {columns.column(name) for name in names}
     except ValueError as error:
         raise UsageError(f"--column: {error}") from None
-    if junit is not None and not junit.parent.is_dir():
-        raise UsageError(f"--junit: expected a file in a folder that exists, received {junit}")
+    if junit is not None and (not junit.name or junit.is_dir() or not os.access(junit.parent, os.W_OK)):
+        raise UsageError(f"--junit: expected a file in a folder that can be written, received {str(junit)!r}")
     chosen = [column for column in columns.COLUMNS if not wanted or column in wanted]
     vectors = sinusoidal()
     with _progress() as announce:
         # what was asked for and cannot run is a failure, not a row that says so
         results = list(run.check(chosen, vectors, announce, required=bool(names)))
-    if junit is not None:
-        _write(junit, report.as_junit(results))
     if as_json:
         print(report.as_json(results, vectors))  # noqa: T201 - the answer belongs on standard output
     else:
         _print(results)
+    if junit is not None:
+        try:
+            _write(junit, report.as_junit(results))
+        except OSError as error:
+            raise UsageError(f"--junit: cannot write {junit}: {error.strerror}") from None
     return report.exit_code(results)
 
 
@@ -84,14 +88,20 @@ def _application() -> "typer.Typer":
     @application.command("check")
     def command(
         column: Annotated[
-            list[str] | None, typer.Option(help="Run this column, such as torch:inductor; may be repeated.")
+            list[str] | None,
+            typer.Option(
+                metavar="NAME", help="Run this column or variant (numpy, torch, torch:inductor, ...); may be repeated."
+            ),
         ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
         junit: Annotated[Path | None, typer.Option(help="Write the results to this file as JUnit XML.")] = None,
     ) -> None:
-        """Run every installed column and variant on the vectors: do they agree with the specification?
+        """Check every installed column against the vectors.
 
-        Exit code 0: conformant; 1: not; 2: wrong usage; 3: nothing ran.
+        A column is the implementation for one framework, a variant a way to run it: on the host, compiled, on a GPU.
+
+        Exit code 0: what ran is conformant; 1: something is not, or a column named by --column cannot run; 2: wrong
+        usage; 3: nothing ran.
         """
         raise typer.Exit(check(column or [], as_json=as_json, junit=junit))
 
@@ -104,7 +114,8 @@ def _print(results: Sequence[run.Result]) -> None:
         styles = {run.CONFORMANT: "green", run.NOT_CONFORMANT: "bold red", run.NOT_RUN: "dim"}
         table = Table(*report.HEADER, box=None, pad_edge=False)
         for result in results:
-            table.add_row(*report.row(result), style=styles[result.verdict])
+            # as Text: a row holds brackets that markup would swallow
+            table.add_row(*(Text(cell) for cell in report.row(result)), style=styles[result.verdict])
         console.print(table)
     else:
         print(report.table(results))  # noqa: T201
@@ -122,7 +133,7 @@ def _progress() -> Iterator[run.Announce]:
         yield lambda _: None
         return
     with console.status("starting") as status:
-        yield status.update
+        yield lambda text: status.update(Text(text))
 
 
 def _write(path: Path, text: str) -> None:

@@ -82,9 +82,13 @@ def listed() -> tuple[list[Column], list[str]]:
     """
     import torch
 
+    accelerators = {
+        "torch": torch.cuda.is_available,
+        "jax": lambda: any(device.platform == "gpu" for device in importlib.import_module("jax").devices()),
+    }
     chosen, left_out = [], []
     for column in COLUMNS:
-        if column.mode == N2_ACCELERATOR and not torch.cuda.is_available():
+        if column.mode == N2_ACCELERATOR and not accelerators[column.framework]():
             left_out.append(f"{column.name}: not run: no GPU")
         elif column.name == "torch:inductor" and not (compiler() or os.environ.get("POSENC_REQUIRE_INDUCTOR") == "1"):
             left_out.append(f"{column.name}: not run: no C++ compiler")

@@ -24,7 +24,7 @@ SPEC = Sinusoidal.vaswani(4)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dim": 7}, "Sinusoidal.dim: expected an even integer, or pad='zero', received 7"),
+        ({"dim": 7}, "Sinusoidal.dim: expected an even integer (or Sinusoidal(..., pad='zero')), received 7"),
         ({"dim": 0}, "Sinusoidal.dim: expected an integer >= 2, received 0"),
         ({"dim": -4}, "Sinusoidal.dim: expected an integer >= 2, received -4"),
         ({"dim": 4.0}, "Sinusoidal.dim: expected an integer >= 2, received 4.0"),
@@ -35,7 +35,7 @@ SPEC = Sinusoidal.vaswani(4)
         ({"base": math.nan}, "Sinusoidal.base: expected a finite number > 0, received nan"),
         ({"base": math.inf}, "Sinusoidal.base: expected a finite number > 0, received inf"),
         ({"base": "10000"}, "Sinusoidal.base: expected a finite number > 0, received '10000'"),
-        ({"layout": "zip"}, "Sinusoidal.layout: expected 'interleaved' or 'sin_cos' or 'cos_sin', received 'zip'"),
+        ({"layout": "zip"}, "Sinusoidal.layout: expected 'interleaved', 'sin_cos' or 'cos_sin', received 'zip'"),
         ({"denominator_shift": 2}, "Sinusoidal.denominator_shift: expected a number below dim // 2 = 2, received 2"),
     ],
 )
@@ -262,7 +262,15 @@ def test_positions_that_are_none(host, positions, message):
 @every_host
 @pytest.mark.parametrize(
     ("dtype", "received"),
-    [("int32", "int32"), ("complex64", "complex64"), ("float8", "'float8'"), ("", "''"), (7, "7"), (None, "None")],
+    [
+        ("int32", "'int32'"),
+        ("f4", "'f4'"),
+        ("float8", "'float8'"),
+        ("", "''"),
+        (7, "7"),
+        (None, "None"),
+        (float, "<class 'float'>"),
+    ],
 )
 def test_output_dtypes_that_are_none(host, dtype, received):
     sentence = "encode.dtype: expected float64, float32, bfloat16 or float16, received "
@@ -299,7 +307,7 @@ def test_what_is_no_specification(host, spec):
     for function in FUNCTIONS:
         with pytest.raises(SpecError) as caught:
             getattr(host.module, function)(spec, host.array(np.zeros((1, 4)), "float32"))
-        sentence = f"{function}.spec: expected a specification with phases, such as Sinusoidal, received {shown(spec)}"
+        sentence = f"{function}.spec: expected a specification such as Sinusoidal.vaswani(512), received {shown(spec)}"
         assert str(caught.value) == sentence
 
 
@@ -338,3 +346,37 @@ def test_every_integer_dtype_is_read_as_the_integers_it_holds(host, dtype):
 
 def test_there_are_four_columns_to_compare():
     assert [host.name for host in HOSTS] == ["numpy", "torch", "jax", "tf"]
+
+
+@every_host
+def test_the_dtype_is_looked_at_before_the_positions(host):
+    assert refusal(lambda: host.module.encode(SPEC, "no", dtype="no")).startswith("encode.dtype: ")
+
+
+@every_host
+@pytest.mark.parametrize(
+    "positions", [range(4, 5, 2**70), range(2**70, 2**70), range(2**70, 0), range(3, -(2**40), -(2**41))]
+)
+def test_ranges_of_any_size_that_hold_small_positions(host, positions):
+    for result in (host.module.encode(SPEC, positions), host.module.phase(SPEC, positions)):
+        assert tuple(result.shape)[:1] == (len(positions),)
+    expected = host.read(host.module.encode(SPEC, list(positions)))
+    assert host.read(host.module.encode(SPEC, positions)) == expected
+
+
+@every_host
+@pytest.mark.parametrize("entry", [np.array([1, 2]), np.array(1.5), np.float16(1), np.bool_(True)], ids=repr)
+def test_lists_of_what_is_no_position(host, entry):
+    assert refusal(lambda: host.module.encode(SPEC, [entry])).startswith("encode.positions: expected integers, float32")
+
+
+@every_host
+@pytest.mark.parametrize("x", [[[0.0] * 4] * 2, 1.0])
+def test_x_is_an_array(host, x):
+    sentence = "add.x: expected float64, float32, bfloat16 or float16, received "
+    assert refusal(lambda: host.module.add(SPEC, x)) == sentence + type(x).__name__
+
+
+@every_host
+def test_an_enormous_position_is_shown_short(host):
+    assert len(refusal(lambda: host.module.encode(SPEC, 10**5000))) < 150

@@ -149,7 +149,7 @@ def test_what_breaks_is_a_verdict_and_no_traceback(posenc, listed, message):
             ["check", "--column", "nmupy"],
             "--column: expected a column from numpy, torch, torch:compile, torch:inductor",
         ),
-        (["check", "--junit", "/nowhere/at/all.xml"], "--junit: expected a file in a folder that exists"),
+        (["check", "--junit", "/nowhere/at/all.xml"], "--junit: expected a file in a folder that can be written"),
         (["check", "--column", "numpy", "--junit", "{folder}"], "posenc: "),
     ],
 )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import inspect
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,15 @@ OWN_FRAMEWORKS = {
     "jax_impl": {"jax", "numpy", "ml_dtypes"},
     "tf_impl": {"tensorflow", "keras", "numpy", "ml_dtypes"},
 }
-FLOORS = {"spec": 0, "positions": 0, **dict.fromkeys(COLUMNS, 1), "interop": 1, "conformance": 2, "cli": 3}
+FLOORS = {
+    "spec": 0,
+    "positions": 0,
+    **dict.fromkeys(COLUMNS, 1),
+    "interop": 1,
+    "conformance": 2,
+    "cli": 3,
+    "__main__": 4,
+}
 
 
 class Violation(AssertionError):
@@ -101,7 +111,7 @@ def loaded_by(statement: str) -> set[str]:
         ("import posenc.torch_impl, posenc.torch_impl.modules", {"jax", "tensorflow", "keras"}),
         ("import posenc.jax_impl", {"torch", "tensorflow", "keras"}),
         ("import posenc.tf_impl", {"torch"}),
-        ("import posenc.conformance", FRAMEWORKS),
+        ("import posenc.cli, posenc.conformance.run, posenc.conformance.report", FRAMEWORKS),
     ],
 )
 def test_imports_are_lazy(statement, absent):
@@ -170,11 +180,36 @@ def test_the_column_checker_sees_a_violation():
 
 @pytest.mark.parametrize("module", ["posenc", "posenc.spec", *(f"posenc.{column}" for column in COLUMNS)])
 def test_all_is_what_there_is(module):
-    loaded = __import__(module, fromlist=["__all__"])
-    assert sorted(loaded.__all__) == sorted(set(loaded.__all__))
-    for name in loaded.__all__:
-        value = getattr(loaded, name)
-        assert isinstance(value, str) or inspect.getdoc(value)
+    check_all(__import__(module, fromlist=["__all__"]))
+
+
+def check_all(module: object) -> None:
+    """`__all__` names each public function and class of the module once, every one with a docstring of its own."""
+    own = {name for name, value in vars(module).items() if inspect.isroutine(value) or inspect.isclass(value)}
+    listed = [name for name in module.__all__ if name != "__version__"]
+    if sorted(listed) != sorted(name for name in own if not name.startswith("_")):
+        raise Violation(f"{module.__name__} lists {listed} and has {own}")
+    for name in listed:
+        if not vars(module)[name].__doc__:
+            raise Violation(f"{module.__name__}.{name} has no docstring")
+
+
+def test_the_checker_of_all_sees_a_violation():
+    for listed in (["Sinusoidal"], [*posenc.__all__, "Cosine"], [*posenc.__all__, "Sinusoidal"]):
+        fake = types.ModuleType("fake")
+        vars(fake).update(vars(posenc) | {"__all__": listed})
+        with pytest.raises(Violation):
+            check_all(fake)
+
+
+def test_shells_have_the_same_parameters():
+    shells = {}
+    for column, module in SHELLS.items():
+        shell = __import__(f"posenc.{column}.{module}", fromlist=["SinusoidalEncoding"]).SinusoidalEncoding
+        call = shell.forward if column == "torch_impl" else shell.call
+        own = [p for p in face(shell.__init__) if p[1] != "VAR_KEYWORD"]  # Keras layers take a name and a dtype
+        shells[column] = own, face(call)
+    check_same(shells)
 
 
 @pytest.mark.parametrize(
@@ -210,5 +245,5 @@ def test_a_broken_framework_is_not_called_missing(tmp_path):
     assert "pip install" not in run.stderr
 
 
-def test_version_is_one():
-    assert re.fullmatch(r"\d+\.\d+\.\d+", posenc.__version__)
+def test_the_version_is_that_of_the_package():
+    assert importlib.metadata.version("posenc") == posenc.__version__

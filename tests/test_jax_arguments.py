@@ -54,7 +54,7 @@ def test_add_broadcasts_positions_and_keeps_shapes_and_dtypes():
 
 X = np.zeros((2, 5, 17), np.float32)
 REFUSALS = [
-    (lambda: encode("vaswani", 1), SpecError, "encode.spec: expected a specification with phases, such as Sinusoidal"),
+    (lambda: encode("vaswani", 1), SpecError, "encode.spec: expected a specification such as Sinusoidal.vaswani(512)"),
     (lambda: encode(SPEC, np.zeros(3, np.float16)), ValueError, "received float16, which holds integers exactly only"),
     (lambda: encode(SPEC, jnp.zeros(3, jnp.bfloat16)), ValueError, "received bfloat16, which holds"),
     (lambda: jax.jit(encode)(SPEC, jnp.zeros(3, jnp.bfloat16)), ValueError, "received bfloat16, which holds"),

@@ -69,7 +69,7 @@ def test_what_add_refuses_is_refused():
     for x in (keras.Input((5, 8)), X[..., :8]):
         with pytest.raises(ValueError, match=r"add\.x: expected shape \(\.\.\., 16\), received \("):
             layer(x)
-    with pytest.raises(ValueError, match=r"SinusoidalEncoding\.spec: expected a specification with phases"):
+    with pytest.raises(ValueError, match=r"SinusoidalEncoding\.spec: expected a specification such as Sinusoidal"):
         SinusoidalEncoding(16)
 
 

@@ -61,7 +61,7 @@ def test_canonical_text_does_not_drift():
         ({"schema": True}, "from_json.schema: expected 1, received True"),
         ({"family": "cosine"}, "from_json.family: expected 'sinusoidal', received 'cosine'"),
         ({"theta": 1}, "received 'theta'"),
-        ({"layout": "zip"}, "Sinusoidal.layout: expected 'interleaved' or 'sin_cos' or 'cos_sin', received 'zip'"),
+        ({"layout": "zip"}, "Sinusoidal.layout: expected 'interleaved', 'sin_cos' or 'cos_sin', received 'zip'"),
     ],
 )
 def test_json_refuses_by_name(change, sentence):
@@ -166,7 +166,9 @@ def test_fairseq_padding_row_is_zero_and_only_that_one():
 
 def test_whisper_and_the_paper_refuse_an_odd_width():
     for constructor in (Sinusoidal.whisper, Sinusoidal.vaswani):
-        with pytest.raises(SpecError, match=r"expected an even integer, or pad='zero', received 9"):
+        with pytest.raises(
+            SpecError, match=r"expected an even integer \(or Sinusoidal\(..., pad='zero'\)\), received 9"
+        ):
             constructor(9)
 
 
@@ -242,3 +244,33 @@ def test_extreme_frequencies_are_refused_with_the_bound():
         Sinusoidal(4, layout="interleaved", denominator_shift=1, base=2.0**66)
     assert Sinusoidal(4, layout="interleaved", denominator_shift=1, base=2.0**64).plan().increments[1] > 2**60
     assert sinusoidal.GREATEST_FREQUENCY == 2.0**14
+
+
+@pytest.mark.parametrize("position", [None, "3", True, np.True_, math.nan, math.inf, [1], "x"])
+def test_value_refuses_what_is_no_position(position):
+    with pytest.raises(SpecError, match=r"Sinusoidal.value.position: expected a finite number, received"):
+        Sinusoidal.vaswani(4).value(position, 0)
+
+
+def test_value_takes_scalars_of_other_libraries():
+    spec = Sinusoidal.vaswani(4)
+    assert spec.value(np.int64(3), 0) == spec.value(3, 0) == spec.value(np.float32(3), 0)
+    with pytest.raises(SpecError, match=r"Sinusoidal.value.dtype"):
+        spec.value(3, 0, "bf16")
+    with pytest.raises(IndexError, match=r"expected a channel from 0 to 3, received 4"):
+        spec.value(3, 4)
+
+
+def test_an_odd_width_may_be_any_integer():
+    assert Sinusoidal.ddpm(np.int64(7)) == Sinusoidal.ddpm(7)
+    with pytest.raises(SpecError, match=r"Sinusoidal.dim: expected an integer >= 2, received 7.0"):
+        Sinusoidal.ddpm(7.0)
+
+
+def test_padding_bits():
+    plan = Sinusoidal.fairseq(4).plan()
+    assert plan.padding_bits("float32") == 0xBF800000
+    assert plan.padding_bits("float64") == 0xBFF0000000000000
+    far = Sinusoidal(4, layout="sin_cos", denominator_shift=0, padding_position=2**24 + 1).plan()
+    assert far.padding_bits("float32") is None
+    assert far.padding_bits("float64") == 0x4170000010000000

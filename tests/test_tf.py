@@ -129,7 +129,7 @@ def test_refused_output_dtypes(dtype, received):
 
 def test_add_refuses_in_the_agreed_order():
     mask = tf.zeros([3], tf.bool)
-    with pytest.raises(SpecError, match=r"^add\.spec: expected a specification with phases"):
+    with pytest.raises(SpecError, match=r"^add\.spec: expected a specification such as Sinusoidal"):
         add(4, tf.zeros([3, 5], tf.int64), mask)
     wrong = {"int64": tf.zeros([3, 5], tf.int64), "RaggedTensor": tf.ragged.constant([[1.0]]), "object": object()}
     for received, x in wrong.items():
@@ -257,3 +257,12 @@ def test_a_table_takes_a_tenth_more_than_itself():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 0.9 < float(run.stdout) < 1.1
+
+
+@pytest.mark.parametrize("shape", [[None, None, None], None])
+def test_a_width_that_is_unknown_must_fit_in_the_end(shape):
+    total = tf.function(lambda x: add(Sinusoidal.vaswani(8), x), input_signature=[tf.TensorSpec(shape)])
+    assert total(tf.zeros((2, 3, 8))).shape == (2, 3, 8)
+    for width in (1, 7):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            total(tf.zeros((2, 3, width)))

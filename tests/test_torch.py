@@ -210,9 +210,9 @@ X = torch.zeros(2, 3, 16)
 WHY = "expected integers, float32 or float64, received"
 VALUE = "expected finite numbers of magnitude below 2^31, received"
 ERRORS = [
-    (lambda: encode(3, [1]), "encode.spec: expected a specification with phases, such as Sinusoidal, received 3"),
-    (lambda: add(Sinusoidal, X), "add.spec: expected a specification with phases"),
-    (lambda: phase({}, 1), "phase.spec: expected a specification with phases"),
+    (lambda: encode(3, [1]), "encode.spec: expected a specification such as Sinusoidal.vaswani"),
+    (lambda: add(Sinusoidal, X), "add.spec: expected a specification such as Sinusoidal"),
+    (lambda: phase({}, 1), "phase.spec: expected a specification such as Sinusoidal"),
     (lambda: encode(SPEC, X.half()), f"encode.positions: {WHY} float16, which holds integers exactly only up to 2,048"),
     (lambda: phase(SPEC, X.bfloat16()), f"phase.positions: {WHY} bfloat16, which holds"),
     (lambda: add(SPEC, X, X.bool()), f"add.positions: {WHY} bool: a mask is not a position"),

@@ -55,7 +55,9 @@ def test_a_module_is_add_whatever_is_done_to_it(change, dtype):
 
 
 def test_a_module_needs_a_specification():
-    with pytest.raises(SpecError, match=r"SinusoidalEncoding.spec: expected a specification with phases.* received 16"):
+    with pytest.raises(
+        SpecError, match=r"SinusoidalEncoding.spec: expected a specification such as Sinusoidal.* received 16"
+    ):
         SinusoidalEncoding(16)
 
 

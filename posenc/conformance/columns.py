@@ -46,12 +46,13 @@ class Column:
             with _hushed():
                 starter: Callable[[], Subject] = getattr(importlib.import_module(module), function)
         except ModuleNotFoundError as error:
-            if error.name is None or error.name.startswith("posenc"):  # that is a defect, not a missing framework
+            if error.name not in _PACKAGES.get(self.framework, (error.name,)):  # a defect, or a broken installation
                 raise
             raise NotRun(f"not installed: pip install 'posenc[{self.framework}]'") from None
         return starter()
 
 
+_PACKAGES = {"numpy": ("numpy", "ml_dtypes"), "torch": ("torch",), "jax": ("jax",), "tf": ("tensorflow",)}
 _DRIVERS = "posenc.conformance.drivers"
 _NARROW = DTYPES[1:]  # JAX has no float64 inside jit unless x64 is on
 _TORCH, _JAX, _TF = (f"{_DRIVERS}.{name}_driver" for name in ("torch", "jax", "tf"))

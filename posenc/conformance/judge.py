@@ -164,7 +164,8 @@ def bound(group: Group, truth: float, dtype: str, mode: Mode) -> tuple[Fraction,
             widest = magnitude if group.kind == "add" else truth
             limit, formula = Fraction(4 * unit(widest, dtype)) + Fraction(1, 2**62), "4 units + 2^-62"
         else:
-            limit, formula = Fraction(unit(truth, dtype)) / 2 + Fraction(1, 2**48), "half a unit + 2^-48"
+            limit = Fraction(unit(truth, dtype)) / 2 + Fraction(magnitude) / 2**48
+            formula = f"half a unit + 2^-48 * {magnitude:g}"
     else:
         power = 23 if whole else 22
         limit, formula = Fraction(magnitude) / 2**power, f"2^-{power} * {magnitude:g}"

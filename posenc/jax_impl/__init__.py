@@ -10,8 +10,9 @@ checks.framework("posenc.jax_impl", "jax", "JAX", "jax")
 import jax  # noqa: E402  # only now is it known to be there
 
 from posenc.jax_impl.phase import add, encode, phase  # noqa: E402
-from posenc.spec import Sinusoidal  # noqa: E402
+from posenc.spec import serialise  # noqa: E402
 
-jax.tree_util.register_static(Sinusoidal)
+for _specification in serialise.FAMILIES.values():
+    jax.tree_util.register_static(_specification)
 
 __all__ = ["add", "encode", "phase"]

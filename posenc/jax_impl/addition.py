@@ -27,7 +27,8 @@ def exact(x: jax.Array, encoding: jax.Array) -> jax.Array:
     # what the sum lost, by two-sum; an inexact sum is made odd, so that the cast sees on which side of a tie it lies
     added = total - wide
     lost = (wide - (total - added)) + (encoding - added)
-    lost = jnp.where(formats.is_subnormal(x), jnp.where(jnp.signbit(x), np.float32(-1), np.float32(1)), lost)
+    if x.dtype != np.float16:  # a subnormal float16 is a normal float32; a subnormal bfloat16 was flushed, and lost
+        lost = jnp.where(formats.is_subnormal(x), jnp.where(jnp.signbit(x), np.float32(-1), np.float32(1)), lost)
     bits = lax.bitcast_convert_type(total, np.int32)
     towards = jnp.where((lost > np.float32(0)) == (total > np.float32(0)), np.int32(1), np.int32(-1))
     inexact = (jnp.abs(lost) > np.float32(0)) & ((bits & np.int32(1)) == np.int32(0))

@@ -14,7 +14,9 @@ import numpy as np
 from jax import lax
 
 from posenc.spec import checks
-from posenc.spec.plan import FRACTION_BITS
+from posenc.spec.plan import FRACTION_BITS, PhasePlan
+
+_POSITIONS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
 
 HostArray = np.ndarray[Any, Any]
 Array = jax.Array | HostArray
@@ -31,16 +33,18 @@ def on_host(array: Array) -> bool:
     return not isinstance(array, jax.Array) or all(device.platform == "cpu" for device in array.devices())
 
 
-def positions(where: str, given: object) -> range | Array:
+def read_positions(where: str, given: object) -> range | Array:
     """A checked range, or integers as int32, float32 or float64 of any shape, on the host if it can be."""
     if isinstance(given, range):
         return checks.position_range(where, given)
     numbers = checks.position_list(where, given)
     if numbers is not None:
         return np.array(numbers.values, np.int32 if numbers.integral else np.float64).reshape(numbers.shape)
-    if not isinstance(given, jax.Array | np.ndarray | np.generic):
-        raise checks.position_dtype_error(where, type(given).__name__)
-    if not (jnp.issubdtype(given.dtype, np.integer) or given.dtype.name in ("float32", "float64")):
+    if not isinstance(given, jax.Array):
+        if not hasattr(given, "__array__"):
+            raise checks.position_dtype_error(where, type(given).__name__)
+        given = np.asarray(given)
+    if given.dtype.name not in _POSITIONS:
         raise checks.position_dtype_error(where, given.dtype.name)
     if isinstance(given, jax.Array):
         if not on_host(given):
@@ -64,27 +68,26 @@ def _checked(where: str, array: HostArray) -> HostArray:
     return array.astype(array.dtype.name if floating else np.int32, copy=False)
 
 
-def output_dtype(where: str, dtype: Any) -> np.dtype[Any]:
+def read_dtype(where: str, dtype: Any) -> np.dtype[Any]:
     """One of the four output dtypes, however it is named."""
+    name = checks.output_dtype_name(where, dtype)
     try:
-        if dtype is None:
-            raise TypeError
-        result: np.dtype[Any] = jnp.dtype(dtype)
+        result: np.dtype[Any] = jnp.dtype(name or dtype)
     except TypeError:
         raise checks.output_dtype_error(where, checks.shown(dtype)) from None
     if result.name not in checks.OUTPUT_DTYPES:
         raise checks.output_dtype_error(where, result.name)
-    return result
+    return result.newbyteorder("=")
 
 
-def x(where: str, given: object, dim: int) -> Array:
+def read_x(where: str, given: object, dim: int) -> Array:
     if not isinstance(given, jax.Array | np.ndarray):
         raise checks.x_dtype_error(where, type(given).__name__)
     if given.dtype.name not in checks.OUTPUT_DTYPES:
         raise checks.x_dtype_error(where, given.dtype.name)
     if given.ndim == 0 or given.shape[-1] != dim:
         raise checks.x_shape_error(where, dim, given.shape)
-    return given
+    return given.astype(given.dtype.newbyteorder("="), copy=False) if isinstance(given, np.ndarray) else given
 
 
 def split(positions: Array) -> tuple[Array, ...]:
@@ -100,7 +103,14 @@ def split(positions: Array) -> tuple[Array, ...]:
     return tuple(parts)
 
 
-def is_position(positions: Array, number: int) -> Array:
-    """Where a position equals an integer, also one that its dtype cannot hold."""
-    whole = split(positions)[0]
-    return (whole == np.int32(number)) & (whole.astype(positions.dtype) == positions)
+def is_padding(positions: Any, plan: PhasePlan) -> Any:
+    """Where a position is the one without an encoding, of `(*P,)` -> `(*P,)`; floats are compared by their bits."""
+    if positions.dtype.kind != "f":
+        return positions.astype(np.int32) == plan.padding_position
+    wide = positions.dtype.itemsize == 8
+    wanted = plan.padding_bits("float64" if wide else "float32")
+    bits = positions.view(np.uint64 if wide else np.uint32)
+    if wanted is None:  # no position of this dtype
+        return bits.astype(np.bool_) & np.False_
+    kind = bits.dtype.type
+    return bits << kind(1) == kind(0) if wanted == 0 else bits == kind(wanted)  # -0.0 is a zero too

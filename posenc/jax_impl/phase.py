@@ -24,7 +24,7 @@ NO_FLOAT64 = "float64 in a trace while jax_enable_x64 is off"
 def phase(spec: PhaseSpec, positions: Positions) -> jax.Array:
     """Phases `(*P,)` -> `(*P, pairs, 3)` in uint32: the upper three of four words, most significant first."""
     plan = phase_plan("phase", spec)
-    given = inputs.positions("phase", positions)
+    given = inputs.read_positions("phase", positions)
     if not isinstance(given, jax.Array) and not inputs.staged():
         return _adopted(rounded.phase(plan, given), positions)
     result: jax.Array = words.upper(_parts(given), words.pair_words(plan), words.pair_offset(plan))
@@ -37,8 +37,8 @@ def encode(spec: PhaseSpec, positions: Positions, *, dtype: DTypeLike = jnp.floa
     float64 is returned with x64 off, too; only a trace without x64 has to refuse it.
     """
     plan = phase_plan("encode", spec)
-    target = inputs.output_dtype("encode", dtype)
-    given = inputs.positions("encode", positions)
+    target = inputs.read_dtype("encode", dtype)
+    given = inputs.read_positions("encode", positions)
     traced = isinstance(given, Tracer) or inputs.staged()
     if traced and target == F64 and not _x64():
         raise checks.output_dtype_error("encode", NO_FLOAT64)
@@ -53,13 +53,13 @@ def add(spec: PhaseSpec, x: ArrayLike, positions: Positions | None = None) -> ja
     Without positions these are `range(x.shape[-2])`: on the host if x is there.
     """
     plan = phase_plan("add", spec)
-    array = inputs.x("add", x, plan.dim)
+    array = inputs.read_x("add", x, plan.dim)
     traced = isinstance(array, Tracer) or isinstance(positions, Tracer) or inputs.staged()
     target = F64 if array.dtype == F64 else F32
     if traced and target == F64 and not _x64():
         raise checks.x_dtype_error("add", NO_FLOAT64)
     if positions is not None:
-        given = inputs.positions("add", positions)
+        given = inputs.read_positions("add", positions)
         if not checks.broadcasts(np.shape(given), array.shape[:-1]):
             raise checks.positions_shape_error("add", array.shape[:-1], np.shape(given))
     elif array.ndim < 2:
@@ -87,7 +87,7 @@ def _fused(plan: PhasePlan, given: range | Array, target: np.dtype[Any]) -> jax.
             result = waves.float32(parts, plan).astype(target)
         if plan.padding_position is None:
             return result
-        padding = inputs.is_position(given, plan.padding_position)
+        padding = inputs.is_padding(given, plan)
         return jnp.where(jnp.expand_dims(padding, -1), target.type(0), result)
 
 

@@ -69,7 +69,7 @@ def encode(spec: PhaseSpec, plan: PhasePlan, positions: range | HostArray, dtype
         if len(index):
             _fill(spec, plan, _array(positions).reshape(-1)[index], rows, index)
     if plan.padding_position is not None:
-        rows[inputs.is_position(_array(positions).reshape(-1), plan.padding_position)] = 0
+        rows[inputs.is_padding(_array(positions).reshape(-1), plan)] = 0
     return out
 
 

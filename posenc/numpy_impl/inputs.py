@@ -52,15 +52,16 @@ def read_positions(where: str, positions: object) -> Positions:
 
 def read_dtype(where: str, dtype: object) -> str:
     """The name of an output dtype."""
-    if isinstance(dtype, str) and dtype in DTYPES:
-        return dtype
+    name = checks.output_dtype_name(where, dtype)
+    if name is not None:
+        return name
     try:
-        name = None if dtype is None else np.dtype(dtype).name  # type: ignore[call-overload]  # the TypeError is the question
+        found = np.dtype(dtype).name  # type: ignore[call-overload]  # the TypeError is the question
     except TypeError:
-        name = None
-    if name not in DTYPES:
-        raise checks.output_dtype_error(where, name or checks.shown(dtype))
-    return str(name)
+        raise checks.output_dtype_error(where, checks.shown(dtype)) from None
+    if found not in DTYPES:
+        raise checks.output_dtype_error(where, found)
+    return str(found)
 
 
 def read_x(where: str, x: object, dim: int) -> NDArray[Any]:

@@ -35,7 +35,8 @@ def phase(spec: PhaseSpec, positions: ArrayLike | range) -> NDArray[np.int64]:
 def encode(spec: PhaseSpec, positions: ArrayLike | range, *, dtype: DTypeLike = np.float32) -> NDArray[Any]:
     """Encoding vectors, `(*P,)` -> `(*P, dim)`, correctly rounded at integer positions."""
     plan = phase_plan("encode", spec)
-    return _encode(spec, plan, read_positions("encode", positions), read_dtype("encode", dtype))
+    name = read_dtype("encode", dtype)
+    return _encode(spec, plan, read_positions("encode", positions), name)
 
 
 def _encode(spec: PhaseSpec, plan: PhasePlan, positions: Positions, name: str) -> NDArray[Any]:

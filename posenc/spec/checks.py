@@ -15,6 +15,7 @@ from typing import NamedTuple
 OUTPUT_DTYPES = ("float64", "float32", "bfloat16", "float16")
 POSITION_LIMIT = 2**31
 
+_BOOLEANS = ("bool", "bool_")  # Python's, and NumPy's under two names
 _WHY_NOT_A_POSITION = {
     "float16": ", which holds integers exactly only up to 2,048",
     "bfloat16": ", which holds integers exactly only up to 256",
@@ -42,7 +43,7 @@ def integer(where: str, value: object, *, minimum: int | None = None, limit: int
     if limit is not None:
         expected += f" of magnitude below {limit}"
     try:
-        if isinstance(value, bool):
+        if type(value).__name__ in _BOOLEANS:
             raise TypeError
         number = operator.index(value)  # type: ignore[arg-type]  # the TypeError is the question
     except TypeError:
@@ -69,14 +70,15 @@ def number(where: str, value: object, *, low: float | None = None, high: float |
 
 def real(value: object) -> float:
     """`value` as a float; TypeError for booleans and strings, which Python would convert."""
-    if isinstance(value, bool) or not (isinstance(value, int | float) or hasattr(value, "__float__")):
+    if type(value).__name__ in _BOOLEANS or not (isinstance(value, int | float) or hasattr(value, "__float__")):
         raise TypeError
     return float(value)
 
 
 def choice(where: str, value: object, options: Sequence[str | None]) -> None:
     if not any(value is option or (isinstance(value, str) and value == option) for option in options):
-        names = " or ".join(repr(option) for option in options)
+        *others, last = (repr(option) for option in options)
+        names = f"{', '.join(others)} or {last}" if others else last
         raise SpecError(f"{where}: expected {names}, received {shown(value)}")
 
 
@@ -97,11 +99,23 @@ def position_dtype_error(where: str, received: str) -> ValueError:
 
 
 def position_value_error(where: str, received: float) -> ValueError:
-    return ValueError(f"{where}.positions: expected finite numbers of magnitude below 2^31, received {received}")
+    return ValueError(f"{where}.positions: expected finite numbers of magnitude below 2^31, received {shown(received)}")
 
 
 def output_dtype_error(where: str, received: object) -> ValueError:
     return ValueError(f"{where}.dtype: expected float64, float32, bfloat16 or float16, received {received}")
+
+
+def output_dtype_name(where: str, dtype: object) -> str | None:
+    """An output dtype by its name, which every column takes; None for what a framework has to read.
+
+    None and Python's types are refused: `float` is 64 bits in one framework and 32 in another.
+    """
+    if not (dtype is None or isinstance(dtype, str) or any(dtype is kind for kind in (bool, int, float, complex))):
+        return None
+    if dtype not in OUTPUT_DTYPES:
+        raise output_dtype_error(where, shown(dtype))
+    return str(dtype)
 
 
 def x_dtype_error(where: str, received: str) -> ValueError:
@@ -172,14 +186,21 @@ def _position(where: str, item: object, positions: object) -> int | float:
         raise ValueError(f"{where}.positions: expected rows of one length, received {shown(positions)}")
     if isinstance(item, float) or name in ("float32", "float64"):
         return float(item)  # type: ignore[arg-type]  # NumPy's scalars, by name: nothing is imported here
-    if name in ("bool", "bool_") or not hasattr(item, "__index__"):
-        raise position_dtype_error(where, name)
-    return operator.index(item)
+    try:
+        if name in _BOOLEANS:
+            raise TypeError
+        return operator.index(item)  # type: ignore[arg-type]  # the TypeError is the question
+    except (TypeError, AttributeError):  # an array of several numbers, or of floats, has an __index__ that fails
+        raise position_dtype_error(where, name) from None
 
 
 def position_range(where: str, positions: range) -> range:
-    """Refuse a range that leaves the 31 bits of a position."""
-    for end in (positions[0], positions[-1]) if positions else ():
+    """Refuse a range that leaves the 31 bits of a position; what is returned has start, stop and step below 2^33."""
+    if not positions:
+        return range(0)
+    for end in (positions[0], positions[-1]):
         if abs(end) >= POSITION_LIMIT:
             raise position_value_error(where, end)
-    return positions
+    if len(positions) == 1:  # its step leads nowhere
+        return range(positions[0], positions[0] + 1)
+    return range(positions[0], positions[-1] + (1 if positions.step > 0 else -1), positions.step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -31,7 +32,8 @@ class PhasePlan:
     **Phase of a float position.** `whole = trunc(p)`, `k1 = trunc((p - whole) * 2^31)`, and
     `k2 = trunc(((p - whole) * 2^31 - k1) * 2^31)`: each step is exact in the position's own dtype, float32 or
     float64, and each part has the sign of p. `phase[j]` is the sum modulo 2^128 of `whole` with `words(0)`,
-    `k1` with `words(1)`, `k2` with `words(2)`, and the offset words once. What is cut off is below 2^-49 radian.
+    `k1` with `words(1)`, `k2` with `words(2)`, and the offset words once. What is cut
+    off is below 2^-48 radian: 2^-62 of the greatest frequency.
 
     **Encoding.** Pair j has `magnitude * sin(2*pi*phase[j])` and `magnitude * cos(2*pi*phase[j])`. With n pairs the
     channels are, by `layout`: `interleaved` sin_0 cos_0 sin_1 cos_1 ...; `sin_cos` sin_0 ... sin_(n-1) cos_0 ...;
@@ -50,6 +52,19 @@ class PhasePlan:
     @property
     def pairs(self) -> int:
         return len(self.increments)
+
+    def padding_bits(self, dtype: Literal["float32", "float64"]) -> int | None:
+        """The bits of `padding_position` as a float, None if that format lacks it; zero also has those of -0.
+
+        Where subnormal numbers are flushed, a comparison of floats would take them for zero; compiled by XLA, that of
+        bits does so too.
+        """
+        if self.padding_position is None:
+            return None
+        form, bits = ("<f", "<I") if dtype == "float32" else ("<d", "<Q")
+        packed = struct.pack(form, self.padding_position)
+        (pattern,), (value,) = struct.unpack(bits, packed), struct.unpack(form, packed)
+        return int(pattern) if value == self.padding_position else None
 
     def words(self, level: int = 0) -> tuple[Words, ...]:
         """Per pair, the four 32-bit words (most significant first) of the increment times 2^(-31*level)."""
@@ -82,6 +97,6 @@ def phase_plan(where: str, spec: object) -> PhasePlan:
     plan = spec.plan() if isinstance(spec, PhaseSpec) and not isinstance(spec, type) else None
     if not isinstance(plan, PhasePlan):
         raise checks.SpecError(
-            f"{where}.spec: expected a specification with phases, such as Sinusoidal, received {checks.shown(spec)}"
+            f"{where}.spec: expected a specification such as Sinusoidal.vaswani(512), received {checks.shown(spec)}"
         )
     return plan

@@ -86,7 +86,9 @@ class Sinusoidal:
         checks.choice("Sinusoidal.timescale_rule", self.timescale_rule, ("geometric", "tensor2tensor"))
         checks.choice("Sinusoidal.pad", self.pad, ("zero", None))
         if self.dim % 2 and self.pad is None:
-            raise checks.SpecError(f"Sinusoidal.dim: expected an even integer, or pad='zero', received {self.dim}")
+            raise checks.SpecError(
+                f"Sinusoidal.dim: expected an even integer (or Sinusoidal(..., pad='zero')), received {self.dim}"
+            )
         for name in ("base", "min_timescale", "position_scale"):
             settle(name, checks.number(f"Sinusoidal.{name}", getattr(self, name)))
         settle("output_scale", checks.number("Sinusoidal.output_scale", self.output_scale, low=2.0**-20, high=2.0**20))
@@ -111,31 +113,17 @@ class Sinusoidal:
         """The encoding of one position (a float is the exact real it is) in one channel, correctly rounded to `dtype`.
 
         Slow exact arithmetic, independent of the plan: the yardstick of the tests, and what a backend asks where
-        float64 cannot decide a rounding. Returns the float that equals the rounded value.
+        float64 cannot decide a rounding. Returns the float that equals the rounded value. Raises SpecError for what is
+        no finite number or no output dtype, IndexError for a channel that is not there.
         """
+        channel = checks.integer("Sinusoidal.value.channel", channel)
+        checks.choice("Sinusoidal.value.dtype", dtype, checks.OUTPUT_DTYPES)
+        exactly = _exact(position)
         if not 0 <= channel < self.dim:
             raise IndexError(f"Sinusoidal.value: expected a channel from 0 to {self.dim - 1}, received {channel}")
-        if channel == 2 * self.pairs or position == self.padding_position:
+        if channel == 2 * self.pairs or exactly == self.padding_position:
             return 0.0
-        if self.layout == "interleaved":
-            pair, cosine = divmod(channel, 2)
-        else:
-            half, pair = divmod(channel, self.pairs)
-            cosine = half ^ (self.layout == "cos_sin")
-        units = (Fraction(position) + self.position_offset) * exact.shortest(self.position_scale)
-
-        def turns(bits: int) -> tuple[int, int]:
-            if units == 0:
-                return 0, 0
-            digits = bits // 3 + 20
-            radians = self._frequency(pair, digits)
-            scaled = (
-                units * Fraction(radians) * (1 << bits) / Fraction(2 * exact.pi(2 * bits + 80), 1 << (2 * bits + 80))
-            )
-            error = abs(scaled) * Fraction(1, 10 ** (digits - 8))
-            return round(scaled), 2 + int(error)
-
-        return exact.rounded_wave(turns, bool(cosine), exact.shortest(self.output_scale), dtype)
+        return _value(self, exactly, channel, dtype)
 
     @classmethod
     def vaswani(cls, dim: int, *, base: float = 10000.0) -> Sinusoidal:
@@ -261,7 +249,17 @@ def _shift(value: object, pairs: int) -> float:
 
 def _zero_if_odd(dim: object) -> Literal["zero"] | None:
     """The padding of the conventions that append a zero channel to an odd width."""
-    return "zero" if isinstance(dim, int) and dim % 2 else None
+    return "zero" if checks.integer("Sinusoidal.dim", dim, minimum=2) % 2 else None
+
+
+def _exact(position: object) -> Fraction:
+    """A position as the exact number it is, also where it is a scalar of another library."""
+    try:
+        index = getattr(position, "__index__", None)
+        return Fraction(checks.real(position) if index is None else checks.integer("position", position))
+    except (TypeError, ValueError, OverflowError):
+        where = "Sinusoidal.value.position"
+        raise checks.SpecError(f"{where}: expected a finite number, received {checks.shown(position)}") from None
 
 
 @lru_cache(maxsize=64)
@@ -275,3 +273,25 @@ def _plan(spec: Sinusoidal) -> PhasePlan:
         magnitude=spec.output_scale,
         padding_position=spec.padding_position,
     )
+
+
+@lru_cache(maxsize=8192)
+def _value(spec: Sinusoidal, position: Fraction, channel: int, dtype: str) -> float:
+    """`Sinusoidal.value` of checked arguments; a batch may ask for the same position many times."""
+    if spec.layout == "interleaved":
+        pair, cosine = divmod(channel, 2)
+    else:
+        half, pair = divmod(channel, spec.pairs)
+        cosine = half ^ (spec.layout == "cos_sin")
+    units = (position + spec.position_offset) * exact.shortest(spec.position_scale)
+
+    def turns(bits: int) -> tuple[int, int]:
+        if units == 0:
+            return 0, 0
+        digits = bits // 3 + 20
+        radians = spec._frequency(pair, digits)
+        scaled = units * Fraction(radians) * (1 << bits) / Fraction(2 * exact.pi(2 * bits + 80), 1 << (2 * bits + 80))
+        error = abs(scaled) * Fraction(1, 10 ** (digits - 8))
+        return round(scaled), 2 + int(error)
+
+    return exact.rounded_wave(turns, bool(cosine), exact.shortest(spec.output_scale), dtype)

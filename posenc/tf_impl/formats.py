@@ -25,16 +25,32 @@ def nearest(value: Tensor, dtype: Any) -> Tensor:
 
 def summed(x: Tensor, encoding: Tensor) -> Tensor:
     """`x + encoding` with one rounding to `x.dtype`."""
+    lost = _is_flushed(x)
     if x.dtype in (tf.float32, tf.float64):
-        return x + encoding
-    wide = tf.cast(x, tf.float32)
-    total = wide + encoding
-    # round to odd what float32 cannot hold: then the cast rounds as if it had seen the exact sum
-    fixed, e = tf.stop_gradient(total), tf.stop_gradient(wide)
-    virtual = fixed - e
-    error = (e - (fixed - virtual)) + (encoding - virtual)
-    bits = tf.bitcast(fixed, tf.int32)
-    away = tf.where((error > 0) == (fixed > 0), 1, -1)
-    nudge = tf.math.is_finite(error) & (error != 0) & ((bits & 1) == 0)
-    odd = tf.bitcast(tf.where(nudge, bits + away, bits), tf.float32)
-    return tf.cast(total + tf.where(nudge, odd - fixed, tf.zeros_like(fixed)), x.dtype)
+        total = x + encoding
+    else:
+        wide = tf.cast(x, tf.float32)
+        total = wide + encoding
+        # round to odd what float32 cannot hold: then the cast rounds as if it had seen the exact sum
+        fixed, e = tf.stop_gradient(total), tf.stop_gradient(wide)
+        virtual = fixed - e
+        error = (e - (fixed - virtual)) + (encoding - virtual)
+        bits = tf.bitcast(fixed, tf.int32)
+        if lost is not None:
+            error = tf.where(lost, tf.where(tf.bitcast(x, tf.int16) < 0, -1.0, 1.0), error)
+        away = tf.where((error > 0) == (fixed > 0), 1, -1)
+        nudge = tf.math.is_finite(error) & (error != 0) & ((bits & 1) == 0)
+        odd = tf.bitcast(tf.where(nudge, bits + away, bits), tf.float32)
+        total = tf.cast(total + tf.where(nudge, odd - fixed, tf.zeros_like(fixed)), x.dtype)
+    return total if lost is None else tf.where(lost & (encoding == 0), x, total)
+
+
+def _is_flushed(x: Tensor) -> Tensor | None:
+    """Where `x` is a subnormal number, which TensorFlow's sums take for zero; None for nowhere."""
+    if x.dtype == tf.float16:  # an ordinary number in float32
+        return None
+    kind = {2: tf.int16, 4: tf.int32, 8: tf.int64}[x.dtype.size]
+    precision = FORMATS[x.dtype.name].precision
+    magnitude = tf.bitcast(x, kind) & tf.constant(kind.max, kind)
+    lost = (magnitude != 0) & (magnitude < tf.constant(1 << (precision - 1), kind))
+    return lost if tf.reduce_any(lost) else None

@@ -67,10 +67,11 @@ def _checked(where: str, positions: Array) -> Array:
 
 
 def read_dtype(where: str, dtype: object) -> Any:
+    name = checks.output_dtype_name(where, dtype)
     try:
         if isinstance(dtype, int):
             raise TypeError  # TensorFlow would read it as the number of a dtype
-        result = tf.as_dtype(dtype)
+        result = tf.as_dtype(name or dtype)
     except TypeError:
         raise checks.output_dtype_error(where, checks.shown(dtype)) from None
     if result.name not in checks.OUTPUT_DTYPES:
@@ -80,7 +81,7 @@ def read_dtype(where: str, dtype: object) -> Any:
 
 def read_x(where: str, x: Any, plan: PhasePlan, *, rows: bool) -> Tensor:
     """`x` as a dense tensor of shape (..., dim); `rows`: its second last axis must say the positions."""
-    if isinstance(x, tf.RaggedTensor | tf.SparseTensor):
+    if isinstance(x, tf.RaggedTensor | tf.SparseTensor) or not hasattr(x, "dtype"):
         raise checks.x_dtype_error(where, type(x).__name__)
     try:
         x = tf.convert_to_tensor(x)

@@ -59,4 +59,4 @@ class SinusoidalEncoding(keras.layers.Layer):  # type: ignore[misc]  # Keras shi
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> SinusoidalEncoding:
-        return cls(**{**config, "spec": from_json(config["spec"])})
+        return cls(**{**config, "spec": from_json(config.get("spec", "no specification"))})

@@ -24,8 +24,11 @@ def _as_written(function: Function) -> Function:
 def phase(spec: PhaseSpec, positions: object) -> Tensor:
     """`(*P,)` -> `(*P, pairs, 3)` int64: the upper three 32-bit words of the phase, most significant first."""
     plan = phase_plan("phase", spec)
-    read = inputs.as_tensor(inputs.read_positions("phase", positions))
-    return tf.stack(words.phase_words(words.plan_words(plan), read)[:3], -1)
+    read = inputs.read_positions("phase", positions)
+    if tf.executing_eagerly() and not tf.is_tensor(read):
+        with tf.device("CPU:0"):
+            return _phase(plan, read)
+    return _phase(plan, read)
 
 
 @_as_written
@@ -54,9 +57,14 @@ def add(spec: PhaseSpec, x: Any, positions: object = None) -> Tensor:
     encoding = _encoded(spec, plan, read if host else inputs.as_tensor(read), wide)
     if host:
         return formats.summed(x, encoding)
-    if positions is not None and not (x.shape.is_fully_defined() and encoding.shape.is_fully_defined()):
+    vague = positions is not None or x.shape.rank is None or x.shape[-1] is None
+    if vague and not (x.shape.is_fully_defined() and encoding.shape.is_fully_defined()):
         encoding = tf.broadcast_to(encoding, tf.shape(x))  # fails where the encoding is the wider one
     return tf.cast(tf.cast(x, wide) + encoding, x.dtype)
+
+
+def _phase(plan: PhasePlan, positions: Positions) -> Tensor:
+    return tf.stack(words.phase_words(words.plan_words(plan), inputs.as_tensor(positions))[:3], -1)
 
 
 def _encoded(spec: PhaseSpec, plan: PhasePlan, positions: Positions, dtype: Any) -> Tensor:

@@ -140,7 +140,21 @@ def fused(plan: PhasePlan, positions: Tensor, dtype: Any) -> Tensor:
         value = arranged(plan, sine * plan.magnitude, cosine * plan.magnitude)
     else:
         value = arranged(plan, *wave32(plan, positions))
-    pad = plan.padding_position
-    if pad is not None and (positions.dtype.is_integer or positions.dtype.as_numpy_dtype(pad) == pad):
-        value = tf.where((positions == tf.constant(pad, positions.dtype))[..., None], tf.zeros((), value.dtype), value)
+    if plan.padding_position is not None:
+        value = tf.where(_is_padding(plan, positions)[..., None], tf.zeros((), value.dtype), value)
     return tf.cast(value, dtype)
+
+
+def _is_padding(plan: PhasePlan, positions: Tensor) -> Tensor:
+    """Where a position is the one without an encoding; floats are compared by their bits."""
+    if positions.dtype.is_integer:
+        return positions == tf.constant(plan.padding_position, positions.dtype)
+    wide = positions.dtype == tf.float64
+    wanted = plan.padding_bits("float64" if wide else "float32")
+    bits = tf.bitcast(positions, tf.int64 if wide else tf.int32)
+    if wanted is None:
+        return tf.zeros_like(bits, tf.bool)
+    if wanted == 0:
+        return bits + bits == 0  # -0.0 too
+    negative = wanted >> (63 if wide else 31)
+    return bits == tf.constant(wanted - (negative << (64 if wide else 32)), bits.dtype)

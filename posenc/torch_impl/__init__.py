@@ -1,8 +1,8 @@
 """Positional encodings as PyTorch tensors: eager, under torch.compile, torch.export and torch.func."""
 
-from posenc.spec.checks import framework
+from posenc.spec import checks
 
-framework("posenc.torch_impl", "torch", "PyTorch", "torch")
+checks.framework("posenc.torch_impl", "torch", "PyTorch", "torch")
 
 from posenc.torch_impl.phase import add, encode, phase  # noqa: E402
 

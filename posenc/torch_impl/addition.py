@@ -23,6 +23,7 @@ _ADDED_ERROR = 2.0**-48
 _HALF_UNIT = 2.0**-24 + 2.0**-48  # of float32, below 1
 _TILE = 1 << 15  # channels: a tile and its tables stay in the cache
 _LEAST_RANGE = 64
+_LEAST_ROW = 1 << 17  # channels of a row among others: below, its tables would cost more than they save
 
 
 def encode_range(spec: PhaseSpec, positions: range, dtype: torch.dtype) -> Tensor:
@@ -38,7 +39,8 @@ def encode_values(spec: PhaseSpec, positions: Tensor, dtype: torch.dtype) -> Ten
     """`(*P,)` -> `(*P, dim)`, of int64 or float positions; rows of equally spaced integers as ranges."""
     shape = (*positions.shape, facts(spec).dim)
     length = positions.shape[-1] if positions.dim() else 1
-    if length < _LEAST_RANGE or positions.is_floating_point() or dtype == torch.float64:
+    least = max(_LEAST_RANGE, _LEAST_ROW // shape[-1] if positions.dim() > 1 else 0)
+    if length < least or positions.is_floating_point() or dtype == torch.float64:
         return encode_directly(spec, positions.reshape(-1), dtype).view(shape)
     result = torch.empty(shape, dtype=dtype, device=CPU)
     for row, into in zip(positions.reshape(-1, length), result.view(-1, length, shape[-1]), strict=True):

@@ -32,8 +32,9 @@ def traced() -> bool:
     return torch.compiler.is_compiling() or isinstance(torch.empty(0, device=CPU), FakeTensor)
 
 
-def output_dtype(where: str, dtype: object) -> torch.dtype:
-    named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+def read_dtype(where: str, dtype: object) -> torch.dtype:
+    name = checks.output_dtype_name(where, dtype)
+    named = dtype if name is None else getattr(torch, name)
     if not isinstance(named, torch.dtype):
         raise checks.output_dtype_error(where, checks.shown(dtype))
     if named not in _OUTPUT:
@@ -45,7 +46,7 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def check_x(where: str, x: object, dim: int, positions: object) -> None:
+def read_x(where: str, x: object, dim: int, positions: object) -> None:
     if not isinstance(x, Tensor):
         raise checks.x_dtype_error(where, type(x).__name__)
     if x.dtype not in _OUTPUT:

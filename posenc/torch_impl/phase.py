@@ -15,7 +15,16 @@ from posenc.torch_impl.formats import AddOnce
 from posenc.torch_impl.inputs import CPU, arange, on_host
 from posenc.torch_impl.rounded import arrange, padded
 from posenc.torch_impl.waves import float_phase, fused_phase, phase_words, short_wave, wide_phase, wide_waves
-from posenc.torch_impl.words import Facts, checked_facts, facts, trace_key, traced_facts, traced_words, words
+from posenc.torch_impl.words import (
+    Facts,
+    checked_facts,
+    facts,
+    is_padding,
+    trace_key,
+    traced_facts,
+    traced_words,
+    words,
+)
 
 
 def phase(spec: PhaseSpec, positions: Any) -> Tensor:
@@ -43,10 +52,10 @@ def encode(spec: PhaseSpec, positions: Any, *, dtype: torch.dtype | str = torch.
     """
     if inputs.traced():
         key = trace_key("encode", spec)
-        target = inputs.output_dtype("encode", dtype)
+        target = inputs.read_dtype("encode", dtype)
         return _traced(key, inputs.read_traced_positions("encode", positions), target)
     checked_facts("encode", spec)
-    target = inputs.output_dtype("encode", dtype)
+    target = inputs.read_dtype("encode", dtype)
     found = inputs.read_positions("encode", positions)
     return _encode("encode", spec, found, target, found.device if isinstance(found, Tensor) else CPU)
 
@@ -58,7 +67,7 @@ def add(spec: PhaseSpec, x: Tensor, positions: Any = None) -> Tensor:
     """
     if inputs.traced():
         key = trace_key("add", spec)
-        inputs.check_x("add", x, traced_facts(key).dim, positions)
+        inputs.read_x("add", x, traced_facts(key).dim, positions)
         if positions is None:
             found = torch.arange(x.shape[-2], dtype=torch.int64, device=x.device)
         else:
@@ -66,7 +75,7 @@ def add(spec: PhaseSpec, x: Tensor, positions: Any = None) -> Tensor:
             _check_shape(x, found.shape)
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         return (x.to(wide) + _traced(key, found, wide)).to(x.dtype)
-    inputs.check_x("add", x, checked_facts("add", spec).dim, positions)
+    inputs.read_x("add", x, checked_facts("add", spec).dim, positions)
     given = range(x.shape[-2]) if positions is None else inputs.read_positions("add", positions)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     _check_shape(x, (len(given),) if isinstance(given, range) else given.shape)
@@ -123,4 +132,4 @@ def fused(fact: Facts, positions: Tensor, constants: Tensor) -> Tensor:
 def _without_padding(fact: Facts, positions: Tensor, encoding: Tensor) -> Tensor:
     if fact.padding_position is None:
         return encoding
-    return torch.where((positions == fact.padding_position).unsqueeze(-1), 0.0, encoding)
+    return torch.where(is_padding(fact, positions).unsqueeze(-1), 0.0, encoding)

@@ -13,7 +13,7 @@ from posenc.spec.plan import PhaseSpec
 from posenc.torch_impl.formats import bits, round_to
 from posenc.torch_impl.inputs import CPU, dtype_name
 from posenc.torch_impl.waves import float_phase, wide_phase, wide_waves
-from posenc.torch_impl.words import Facts, facts, words
+from posenc.torch_impl.words import Facts, facts, is_padding, words
 
 _ERROR = 2.0**-50
 _INCREMENT_ERROR = 2.0**-126  # above 2 pi * 2^-129
@@ -32,7 +32,7 @@ def encode_directly(spec: PhaseSpec, positions: Tensor, dtype: torch.dtype) -> T
         for first in range(0, count, rows):
             result[first : first + rows] = _block(spec, fact, positions[first : first + rows], dtype)
     if fact.padding_position is not None:
-        result.masked_fill_((positions == fact.padding_position).unsqueeze(-1), 0)
+        result.masked_fill_(is_padding(fact, positions).unsqueeze(-1), 0)
     return result
 
 

@@ -9,7 +9,7 @@ from array import array
 from dataclasses import fields
 from fractions import Fraction
 from functools import cache, lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ class Facts(NamedTuple):
     factor: float
     excess: float
     padding_position: int | None
+    padding_bits: tuple[int | None, int | None]
+    """As float32 and as float64, signed (see `PhasePlan.padding_bits`)."""
 
 
 def facts(spec: PhaseSpec) -> Facts:
@@ -49,7 +51,9 @@ def _facts(spec: PhaseSpec) -> Facts:
     plan = phase_plan("facts", spec)
     factor = exact.round_to(Fraction(plan.magnitude), "float32")
     excess = float(Fraction(plan.magnitude) / Fraction(factor) - 1)
-    return Facts(plan.dim, plan.pairs, plan.layout, plan.offset, plan.magnitude, factor, excess, plan.padding_position)
+    bits = (_signed(plan.padding_bits("float32"), 32), _signed(plan.padding_bits("float64"), 64))
+    padding = plan.padding_position, bits
+    return Facts(plan.dim, plan.pairs, plan.layout, plan.offset, plan.magnitude, factor, excess, *padding)
 
 
 def checked_facts(where: str, spec: object) -> Facts:
@@ -176,8 +180,23 @@ def _channels(plan: PhasePlan, sine: list[int], cosine: list[int]) -> list[int]:
     return result + [0] * (plan.dim - 2 * plan.pairs)
 
 
-def _signed(value: int) -> int:
-    return value - (value >> 63 << 64)
+@overload
+def _signed(value: int, bits: int = 64) -> int: ...
+@overload
+def _signed(value: None, bits: int) -> None: ...
+def _signed(value: int | None, bits: int = 64) -> int | None:
+    return None if value is None else value - (value >> bits - 1 << bits)
+
+
+def is_padding(fact: Facts, positions: Tensor) -> Tensor:
+    """Where a position is the one without an encoding; floats are compared by their bits."""
+    if not positions.is_floating_point():
+        return positions.eq(fact.padding_position or 0)
+    wide = positions.dtype == torch.float64
+    wanted, bits = fact.padding_bits[wide], positions.view(torch.int64 if wide else torch.int32)
+    if wanted is None:
+        return torch.zeros_like(bits, dtype=torch.bool)
+    return (bits << 1).eq(0) if wanted == 0 else bits.eq(wanted)  # -0.0 is a zero too
 
 
 _ROWS = {"wide": _wide, "phase": _phase, "fused": _fused}

@@ -38,7 +38,7 @@ class Float64Angle(Plain):
 class Phase64(Plain):
     """Increments of 64 bits: exact turns, but the error of the increment is multiplied by the position."""
 
-    reports = ("no report: the obvious width for a fixed-point phase, and what this project tried first",)
+    reports = ("no report: the obvious width for a fixed-point phase",)
 
     def waves(self, spec, positions):
         increments = [increment >> 64 for increment in spec.plan().increments]

@@ -35,7 +35,7 @@ class Jax:
         return _answer(self._compiled(lambda e, p: jax_impl.add(spec, e, p))(entries, self._array(positions)))
 
     def _array(self, positions: Positions) -> Any:
-        if isinstance(positions.values, range) and self._device is None:
+        if isinstance(positions.values, range) and (self._device is None or self._device.platform == "cpu"):
             return positions.values
         # without x64 JAX has no 64-bit integers, and positions need none
         dtype = "int32" if positions.dtype == "integer" else positions.dtype
@@ -49,7 +49,7 @@ class Jax:
 
 
 def host() -> Jax:
-    return Jax()
+    return Jax(device=jax.local_devices(backend="cpu")[0])  # the default device may be an accelerator
 
 
 def jit() -> Jax:

@@ -28,13 +28,15 @@ class Tf:
         return self._call(lambda p: tf_impl.encode(spec, p, dtype=kind), self._array(positions))
 
     def add(self, spec: Sinusoidal, x: Answer, positions: Positions | None) -> Answer:
-        entries = tf.reshape(tf.io.decode_raw(x.data, tf.as_dtype(x.dtype)), x.shape)
+        with tf.device(None if self._compiled else "CPU:0"):
+            entries = tf.reshape(tf.io.decode_raw(x.data, tf.as_dtype(x.dtype)), x.shape)
         if positions is None:
             return self._call(lambda e: tf_impl.add(spec, e), entries)
         return self._call(lambda e, p: tf_impl.add(spec, e, p), entries, self._array(positions))
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> Answer:
-        result = (self._compiled(function) if self._compiled else function)(*arguments)
+        with tf.device(None if self._compiled else "CPU:0"):
+            result = (self._compiled(function) if self._compiled else function)(*arguments)
         array = result.numpy()
         return Answer(result.dtype.name, tuple(array.shape), array.tobytes())
 
@@ -43,7 +45,8 @@ class Tf:
         if isinstance(values, range):
             return tf.range(values.start, values.stop, values.step, tf.int64) if self._compiled else values
         dtype = tf.int64 if positions.dtype == "integer" else tf.as_dtype(positions.dtype)
-        return tf.reshape(tf.constant(values, dtype), positions.shape)
+        with tf.device(None if self._compiled else "CPU:0"):  # else a GPU, where there is one
+            return tf.reshape(tf.constant(values, dtype), positions.shape)
 
 
 def host() -> Tf:

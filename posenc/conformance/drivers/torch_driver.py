@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -102,13 +104,15 @@ def aot_eager() -> Compiled:
 def inductor() -> Compiled:
     """Each dtype is a kernel of its own, which takes the C++ compiler seconds."""
     if compiler() is None:
-        raise NotRun("no C++ compiler")
+        raise NotRun("no C++ compiler, or no Python headers")
     return Compiled("inductor", aside=("float32", "bfloat16"))
 
 
 def compiler() -> str | None:
-    """The C++ compiler that Inductor would find."""
-    return os.environ.get("CXX") or next(filter(None, map(shutil.which, ("g++", "clang++", "c++", "cl"))), None)
+    """The C++ compiler that Inductor takes; None without one, or without Python's headers, which it includes."""
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return None
+    return shutil.which(os.environ.get("CXX", "g++"))
 
 
 def cuda() -> Eager:

@@ -1,0 +1,5 @@
+"""`python -m posenc`: the `posenc` command."""
+
+from posenc.cli import main
+
+main()
