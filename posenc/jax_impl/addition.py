@@ -1,48 +1,92 @@
-"""The sum of x and its encoding, rounded."""
+"""Long ranges by angle addition, in kernels of fixed shapes; `rounded` has the errors of both methods."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from posenc.jax_impl import formats
-from posenc.jax_impl.inputs import Array
+from posenc.jax_impl import inputs, waves, words
+from posenc.jax_impl.formats import judged
+from posenc.jax_impl.inputs import Array, HostArray
+from posenc.jax_impl.words import Channels
+from posenc.spec.plan import PhasePlan
+
+TURNED = 1.25 * 2.0**-50
+ABSOLUTE = 2.0**-92
+SIZES = (4, 32, 128)
+"""Rows of one kernel call; fewer are padded."""
+WIDTH = 128
+"""Channels of one kernel call are a multiple of this, padded likewise."""
+BLOCK = SIZES[-1]
+EVENLY_SPACED = 8 * BLOCK
+"""Rows from which angle addition pays for its tables."""
 
 
-def fused(x: Array, encoding: jax.Array) -> jax.Array:
-    """In float32 (float64 for float64), then one cast."""
-    return jnp.asarray(x.astype(encoding.dtype) + _with_axes(x.ndim, encoding)).astype(x.dtype)
+def turn(plan: PhasePlan, positions: range, rows: HostArray) -> HostArray:
+    """Write all rows by angle addition; returns the index of those in doubt."""
+    channels = constants(plan)
+    unit = channels._replace(offset=np.zeros_like(channels.offset), scale=np.sign(channels.scale))
+    # the middle of a block is its anchor, so that the distance to it stays a position, whatever the step
+    distances = positions.step * np.arange(-BLOCK // 2, BLOCK // 2)
+    cosine = _table(distances, unit._replace(quarter=np.full_like(unit.quarter, words.QUARTER)))
+    sine = _table(distances, unit._replace(quarter=np.zeros_like(unit.quarter)))
+    slopes = channels._replace(quarter=channels.quarter + words.QUARTER)
+    floor = jax.device_put(channels.scale[None] * ABSOLUTE)
+    # the last block ends with the last row, and may repeat some of the block before
+    starts = np.minimum(np.arange(0, len(rows), BLOCK), len(rows) - BLOCK)
+    doubtful = [np.arange(0)]
+    for first in range(0, len(starts), BLOCK):
+        group = starts[first : first + BLOCK]
+        anchors = positions.start + positions.step * (group + BLOCK // 2)
+        tables = (_table(anchors, channels), cosine, _table(anchors, slopes), sine, floor)
+        for k, start in enumerate(group.tolist()):
+            block, doubts = _turned(np.int32(k), tables, rows.dtype)
+            rows[start : start + BLOCK] = np.asarray(block)[:, : plan.dim]
+            doubtful.append(start + np.flatnonzero(np.asarray(doubts)))
+    return np.unique(np.concatenate(doubtful))
 
 
-@jax.jit
-def exact(x: jax.Array, encoding: jax.Array) -> jax.Array:
-    """The exact sum rounded once to the dtype of x."""
-    encoding = _with_axes(x.ndim, encoding)
-    wide = x.astype(encoding.dtype)
-    total = wide + encoding
-    if x.dtype == encoding.dtype:
-        return _unflushed(x, encoding, total)
-    # what the sum lost, by two-sum; an inexact sum is made odd, so that the cast sees on which side of a tie it lies
-    added = total - wide
-    lost = (wide - (total - added)) + (encoding - added)
-    if x.dtype != np.float16:  # a subnormal float16 is a normal float32; a subnormal bfloat16 was flushed, and lost
-        lost = jnp.where(formats.is_subnormal(x), jnp.where(jnp.signbit(x), np.float32(-1), np.float32(1)), lost)
-    bits = lax.bitcast_convert_type(total, np.int32)
-    towards = jnp.where((lost > np.float32(0)) == (total > np.float32(0)), np.int32(1), np.int32(-1))
-    inexact = (jnp.abs(lost) > np.float32(0)) & ((bits & np.int32(1)) == np.int32(0))
-    odd = lax.bitcast_convert_type(jnp.where(inexact, bits + towards, bits), np.float32)
-    return _unflushed(x, encoding, odd.astype(x.dtype))
+def _table(positions: HostArray, channels: Channels) -> jax.Array:
+    """Direct float64 values of at most `BLOCK` positions."""
+    ((_, parts),) = pieces(positions)
+    values: jax.Array = waves.float64(parts, channels)[0]
+    return values
 
 
-def _unflushed(x: jax.Array, encoding: jax.Array, total: jax.Array) -> jax.Array:
-    """The sum, or x itself where it is subnormal and the encoding zero; chosen as integers, which nothing flushes."""
-    unsigned = formats.UNSIGNED[x.dtype.itemsize]
-    kept = formats.is_subnormal(x) & (encoding == encoding.dtype.type(0))
-    bits = jnp.where(kept, lax.bitcast_convert_type(x, unsigned), lax.bitcast_convert_type(total, unsigned))
-    return lax.bitcast_convert_type(bits, x.dtype)
+@lru_cache(maxsize=32)
+def constants(plan: PhasePlan) -> Channels:
+    """Of equal shapes for all plans of nearly equal width."""
+    channels = words.channels(plan)
+    offset = np.zeros((4, plan.dim), np.uint32) if channels.offset is None else channels.offset
+    return Channels(wide(channels.words), wide(offset), wide(channels.quarter), wide(channels.scale))
 
 
-def _with_axes(axes: int, encoding: jax.Array) -> jax.Array:
-    return encoding.reshape((1,) * (axes - encoding.ndim) + encoding.shape)
+def wide(array: Array) -> HostArray:
+    """Padded with channels of zero."""
+    return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, -array.shape[-1] % WIDTH)])
+
+
+@partial(jax.jit, static_argnums=2)
+def _turned(k: Array, tables: tuple[Array, ...], dtype: np.dtype[Any]) -> tuple[jax.Array, jax.Array]:
+    """Values of block k `(BLOCK, dim)`, and which of its rows are in doubt."""
+    values, cosine, slopes, sine, floor = tables
+    first = lax.dynamic_slice_in_dim(values, k, 1) * cosine
+    second = lax.dynamic_slice_in_dim(slopes, k, 1) * sine
+    error = (jnp.abs(first) + jnp.abs(second)) * np.float64(TURNED) + floor
+    rounded, doubts = judged(first + second, error, dtype)
+    return rounded, doubts.any(axis=-1)
+
+
+def pieces(positions: HostArray) -> Iterator[tuple[slice, tuple[HostArray, ...]]]:
+    """Positions `(n,)` in pieces of one size, each with its int32 parts `(size, 1)`, padded with zeros."""
+    size = next((size for size in SIZES if len(positions) <= size), SIZES[-1])
+    for start in range(0, len(positions), size):
+        piece = slice(start, min(start + size, len(positions)))
+        padding = (0, size - (piece.stop - piece.start))
+        yield piece, tuple(np.pad(part, padding)[:, None] for part in inputs.split(positions[piece]))

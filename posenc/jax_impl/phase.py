@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
-from posenc.jax_impl import addition, inputs, rounded, waves, words
+from posenc.jax_impl import formats, inputs, rounded, waves, words
 from posenc.jax_impl.inputs import Array, HostArray
 from posenc.spec import checks
 from posenc.spec.plan import PhasePlan, PhaseSpec, phase_plan
@@ -70,8 +70,8 @@ def add(spec: PhaseSpec, x: ArrayLike, positions: Positions | None = None) -> ja
         given = range(array.shape[-2])
     with jax.enable_x64(_x64() or target == F64):
         if traced or isinstance(given, jax.Array):
-            return addition.fused(array, _fused(plan, given, target))
-        result: jax.Array = addition.exact(array, _adopted(rounded.encode(spec, plan, given, target), None))
+            return formats.fused_sum(array, _fused(plan, given, target))
+        result: jax.Array = formats.exact_sum(array, _adopted(rounded.encode(spec, plan, given, target), None))
     return result
 
 

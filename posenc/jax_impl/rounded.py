@@ -7,7 +7,7 @@ CPU device, so that no length is ever compiled for. Two methods:
   2^-53, and as much again the decimal that the magnitude stands for: 2^-51 in all. `DIRECT` is twice that.
 - by angle addition, where positions are evenly spaced: sin(a + b) = sin a cos b + cos a sin b. A product is wrong by
   2^-51 (its factors), 2^-53 (itself) and 2^-52 (the magnitude), and the sum by 2^-53 more: below 2^-50 of
-  |sin a cos b| + |cos a sin b|. `TURNED` is that and a quarter.
+  |sin a cos b| + |cos a sin b|. `TURNED` is that and a quarter, in `addition`.
 
 An increment is rounded to 2^-129 turn, so a phase is wrong by up to |p + offset| 2^-126 radian: below 2^-93
 (`ABSOLUTE` is twice that), and 2^-59 of an angle of at least 2^-67 |p + offset|.
@@ -20,30 +20,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from posenc.jax_impl import inputs, waves, words
+from posenc.jax_impl.addition import EVENLY_SPACED, constants, pieces, turn, wide
 from posenc.jax_impl.formats import judged
 from posenc.jax_impl.inputs import Array, HostArray
-from posenc.jax_impl.words import Channels
 from posenc.spec.plan import PhasePlan, PhaseSpec
 
 DIRECT = 2.0**-50
-TURNED = 1.25 * 2.0**-50
-ABSOLUTE = 2.0**-92
-SIZES = (4, 32, 128)
-"""Rows of one kernel call; fewer are padded."""
-WIDTH = 128
-"""Channels of one kernel call are a multiple of this, padded likewise."""
-BLOCK = SIZES[-1]
-EVENLY_SPACED = 8 * BLOCK
-"""Rows from which angle addition pays for its tables."""
 
 
 def phase(plan: PhasePlan, positions: range | HostArray) -> HostArray:
@@ -51,8 +41,8 @@ def phase(plan: PhasePlan, positions: range | HostArray) -> HostArray:
     out = _empty((*np.shape(positions), plan.pairs, 3), np.dtype(np.uint32))
     rows = out.reshape(-1, plan.pairs, 3)
     with _on_cpu():
-        for piece, parts in _pieces(_array(positions).reshape(-1)):
-            result = words.upper(parts, _wide(words.pair_words(plan)), _wide(words.pair_offset(plan)))
+        for piece, parts in pieces(_array(positions).reshape(-1)):
+            result = words.upper(parts, wide(words.pair_words(plan)), wide(words.pair_offset(plan)))
             rows[piece] = np.asarray(result)[: piece.stop - piece.start, : plan.pairs]
     return out
 
@@ -63,7 +53,7 @@ def encode(spec: PhaseSpec, plan: PhasePlan, positions: range | HostArray, dtype
     rows = out.reshape(-1, plan.dim)
     with _on_cpu():
         if isinstance(positions, range) and len(positions) >= EVENLY_SPACED and dtype != np.float64:
-            index = _turn(plan, positions, rows)
+            index = turn(plan, positions, rows)
         else:
             index = np.arange(len(rows))
         if len(index):
@@ -75,8 +65,8 @@ def encode(spec: PhaseSpec, plan: PhasePlan, positions: range | HostArray, dtype
 
 def _fill(spec: PhaseSpec, plan: PhasePlan, positions: HostArray, rows: HostArray, index: HostArray) -> None:
     """Write the encodings of `positions` to `rows[index]`, directly."""
-    channels = _constants(plan)
-    for piece, parts in _pieces(positions):
+    channels = constants(plan)
+    for piece, parts in pieces(positions):
         reach = np.abs(parts[0].astype(np.float64) + plan.offset) * 2.0**-67
         answer = _direct(waves.float64(parts, channels), reach, channels.scale, rows.dtype)
         values, doubts = (np.asarray(array)[: piece.stop - piece.start, : plan.dim] for array in answer)
@@ -84,50 +74,6 @@ def _fill(spec: PhaseSpec, plan: PhasePlan, positions: HostArray, rows: HostArra
         if len(parts) == 1 and rows.dtype != np.float64:
             for row, channel in np.argwhere(doubts).tolist():
                 rows[index[piece.start + row], channel] = spec.value(int(parts[0][row, 0]), channel, rows.dtype.name)
-
-
-def _turn(plan: PhasePlan, positions: range, rows: HostArray) -> HostArray:
-    """Write all rows by angle addition; returns the index of those in doubt."""
-    channels = _constants(plan)
-    unit = channels._replace(offset=np.zeros_like(channels.offset), scale=np.sign(channels.scale))
-    # the middle of a block is its anchor, so that the distance to it stays a position, whatever the step
-    distances = positions.step * np.arange(-BLOCK // 2, BLOCK // 2)
-    cosine = _table(distances, unit._replace(quarter=np.full_like(unit.quarter, words.QUARTER)))
-    sine = _table(distances, unit._replace(quarter=np.zeros_like(unit.quarter)))
-    slopes = channels._replace(quarter=channels.quarter + words.QUARTER)
-    floor = jax.device_put(channels.scale[None] * ABSOLUTE)
-    # the last block ends with the last row, and may repeat some of the block before
-    starts = np.minimum(np.arange(0, len(rows), BLOCK), len(rows) - BLOCK)
-    doubtful = [np.arange(0)]
-    for first in range(0, len(starts), BLOCK):
-        group = starts[first : first + BLOCK]
-        anchors = positions.start + positions.step * (group + BLOCK // 2)
-        tables = (_table(anchors, channels), cosine, _table(anchors, slopes), sine, floor)
-        for k, start in enumerate(group.tolist()):
-            block, doubts = _turned(np.int32(k), tables, rows.dtype)
-            rows[start : start + BLOCK] = np.asarray(block)[:, : plan.dim]
-            doubtful.append(start + np.flatnonzero(np.asarray(doubts)))
-    return np.unique(np.concatenate(doubtful))
-
-
-def _table(positions: HostArray, channels: Channels) -> jax.Array:
-    """Direct float64 values of at most `BLOCK` positions."""
-    ((_, parts),) = _pieces(positions)
-    values: jax.Array = waves.float64(parts, channels)[0]
-    return values
-
-
-@lru_cache(maxsize=32)
-def _constants(plan: PhasePlan) -> Channels:
-    """Of equal shapes for all plans of nearly equal width."""
-    channels = words.channels(plan)
-    offset = np.zeros((4, plan.dim), np.uint32) if channels.offset is None else channels.offset
-    return Channels(_wide(channels.words), _wide(offset), _wide(channels.quarter), _wide(channels.scale))
-
-
-def _wide(array: Array) -> HostArray:
-    """Padded with channels of zero."""
-    return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, -array.shape[-1] % WIDTH)])
 
 
 @partial(jax.jit, static_argnums=3)
@@ -138,17 +84,6 @@ def _direct(
     value, angle = wave
     rounded, doubts = judged(value, jnp.abs(value) * np.float64(DIRECT), dtype)
     return rounded, doubts | ((angle < reach) & (scale[None] > np.float64(0)))
-
-
-@partial(jax.jit, static_argnums=2)
-def _turned(k: Array, tables: tuple[Array, ...], dtype: np.dtype[Any]) -> tuple[jax.Array, jax.Array]:
-    """Values of block k `(BLOCK, dim)`, and which of its rows are in doubt."""
-    values, cosine, slopes, sine, floor = tables
-    first = lax.dynamic_slice_in_dim(values, k, 1) * cosine
-    second = lax.dynamic_slice_in_dim(slopes, k, 1) * sine
-    error = (jnp.abs(first) + jnp.abs(second)) * np.float64(TURNED) + floor
-    rounded, doubts = judged(first + second, error, dtype)
-    return rounded, doubts.any(axis=-1)
 
 
 @contextmanager
@@ -162,15 +97,6 @@ def _on_cpu() -> Iterator[None]:
         if not jax.sharding.get_abstract_mesh().empty:  # a jitted kernel would be spread over the caller's mesh
             stack.enter_context(jax.set_mesh(jax.sharding.Mesh(np.array([device]), ("host",))))
         yield
-
-
-def _pieces(positions: HostArray) -> Iterator[tuple[slice, tuple[HostArray, ...]]]:
-    """Positions `(n,)` in pieces of one size, each with its int32 parts `(size, 1)`, padded with zeros."""
-    size = next((size for size in SIZES if len(positions) <= size), SIZES[-1])
-    for start in range(0, len(positions), size):
-        piece = slice(start, min(start + size, len(positions)))
-        padding = (0, size - (piece.stop - piece.start))
-        yield piece, tuple(np.pad(part, padding)[:, None] for part in inputs.split(positions[piece]))
 
 
 def _array(positions: range | HostArray) -> HostArray:
