@@ -1,7 +1,28 @@
 """The reference for transformer positional encodings.
 
 Specifications live here; arrays come from the column of your framework: `from posenc.torch_impl import encode`, and
-likewise `numpy_impl`, `jax_impl`, `tf_impl`.
+likewise `numpy_impl`, `jax_impl`, `tf_impl`. A column's functions, the same in all four:
+
+    phase(spec, positions)                         `(*P, pairs, 3)` upper 32-bit words of each phase
+    encode(spec, positions, *, dtype=float32)      `(*P, dim)` encoding vectors
+    add(spec, x, positions=None)                   `x` plus its encoding; None means `range(x.shape[-2])`
+
+`positions`: a number, a range, a (nested) list or an array of integers, float32 or float64, of magnitude below 2^31;
+in `add` they broadcast to `x.shape[:-1]`. `dtype`, and that of `x`: float64, float32, bfloat16 or float16, as the
+framework's object or, for `dtype`, its name. `x`: an array of the framework. What is refused raises ValueError (for a
+specification its subclass SpecError) with one sentence: where, what was expected, what was received.
+
+The numerical contract, by its clauses:
+
+- N1, exact: from positions on the host, outside a trace, float32, bfloat16 and float16 are correctly rounded at integer
+  positions, identical in all columns; float64 is within 4 units in the last place plus 2^-62; at float positions a
+  value is within half a unit plus 2^-48 times the output scale.
+- N2, fused: in a trace or on an accelerator, phases are the same integers, a float32 value errs by at most 2^-23 times
+  the output scale (2^-22 at float positions), and a half-precision output adds one rounding. Values of positions are
+  not checked.
+- N4, no history: a result depends on the arguments alone.
+- N5, positions are explicit: none is inferred, but for the one convenience of `add`.
+- N7, gradients: that of `add` with respect to `x` passes unchanged; encodings are constants.
 """
 
 from posenc.spec import Sinusoidal, SpecError, from_json, to_json

@@ -1,4 +1,7 @@
-"""The public functions: a plan turned into arrays."""
+"""The public functions: a plan turned into arrays.
+
+What goes in, and what is refused: `help(posenc)`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The public functions: phases, encodings, and encodings added to an array."""
+"""The public functions: phases, encodings, and encodings added to an array.
+
+What goes in, and what is refused: `help(posenc)`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The public functions: phases, encodings, and their sum with `x`."""
+"""The public functions: phases, encodings, and their sum with `x`.
+
+What goes in, and what is refused: `help(posenc)`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""phase, encode, add: the encodings of a specification as tensors."""
+"""phase, encode, add: the encodings of a specification as tensors.
+
+What goes in, and what is refused: `help(posenc)`.
+"""
 
 from __future__ import annotations
 
