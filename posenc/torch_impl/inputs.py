@@ -33,6 +33,8 @@ def traced() -> bool:
 
 
 def read_dtype(where: str, dtype: object) -> torch.dtype:
+    if dtype in _OUTPUT and isinstance(dtype, torch.dtype):
+        return dtype
     name = checks.output_dtype_name(where, dtype)
     named = dtype if name is None else getattr(torch, name)
     if not isinstance(named, torch.dtype):

@@ -49,9 +49,11 @@ def settled(spec: PhaseSpec, wide: Tensor, positions: Tensor, channels: Tensor |
     """Direct values rounded to `dtype`, by exact arithmetic where their interval holds a boundary."""
     fact = facts(spec)
     phases = positions + fact.offset if fact.offset else positions
-    margin = torch.add(wide.abs() * _ERROR, phases.abs(), alpha=_INCREMENT_ERROR * fact.magnitude)
+    margin = wide.abs().mul_(_ERROR).add_(phases.abs(), alpha=_INCREMENT_ERROR * fact.magnitude)
     upper, lower = round_to(wide + margin, dtype), round_to(wide - margin, dtype)
-    if not torch.equal(bits(upper), bits(lower)):
+    # a float32 never underflows here, so that there is no zero whose sign a comparison of numbers would miss
+    same = torch.equal(upper, lower) if dtype == torch.float32 else torch.equal(bits(upper), bits(lower))
+    if not same:
         for index in (bits(upper) != bits(lower)).nonzero().tolist():
             channel = index[-1] if channels is None else int(channels[index[0]])
             upper[tuple(index)] = spec.value(int(positions.flatten()[index[0]]), channel, dtype_name(dtype))
@@ -62,7 +64,9 @@ def waves_of(spec: PhaseSpec, positions: Tensor, *, offset: bool = True, exact: 
     """`(..., 1)` -> sines and cosines `(..., pairs)` in float64."""
     if positions.is_floating_point():
         return wide_waves(*float_phase(positions, words(spec, "phase", CPU)), exact=exact)
-    return wide_waves(*wide_phase(positions, words(spec, "wide", CPU), offset=offset), exact=exact)
+    return wide_waves(
+        *wide_phase(positions, words(spec, "wide", CPU), offset=offset and facts(spec).offset != 0), exact=exact
+    )
 
 
 def arrange(fact: Facts, sine: Tensor, cosine: Tensor) -> Tensor:

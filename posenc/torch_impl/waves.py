@@ -31,8 +31,8 @@ def wide_phase(positions: Tensor, words: Tensor, *, offset: bool = True) -> tupl
     """
     w, o = words.view(2, 4, *[1] * (positions.dim() - 1), -1).unbind(0)
     p0, p1, low, high = (torch.addcmul(o, w, positions) if offset else w * positions).unbind(0)
-    carry = (p1 + (p0 >> 32)) >> 32
-    return high + carry - (low >> 63), low
+    carry = (p0 >> 32).add_(p1).bitwise_right_shift_(32)
+    return carry.add_(high).sub_(low >> 63), low
 
 
 def integer_words(positions: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -114,7 +114,7 @@ def wide_waves(high: Tensor, low: Tensor, *, exact: bool) -> tuple[Tensor, Tenso
     """
     unit = _constant(False)
     turned = high + (1 << 61)
-    rest = (turned & ((1 << 62) - 1)) - (1 << 61)
+    rest = (turned & ((1 << 62) - 1)).sub_(1 << 61)
     if exact:
         # 24 bits times 29 bits is exact in float64; what is left is 2^-24 of it
         head = rest.to(torch.float32)
@@ -127,7 +127,7 @@ def wide_waves(high: Tensor, low: Tensor, *, exact: bool) -> tuple[Tensor, Tenso
         sine, cosine = torch.sin(angle), torch.cos(angle)
         sine, cosine = sine + error * cosine, cosine - error * sine
     else:
-        angle = torch.add(rest.to(torch.float64) * (unit.head + unit.tail), low, alpha=unit.next)
+        angle = rest.to(torch.float64).mul_(unit.head + unit.tail).add_(low, alpha=unit.next)
         sine, cosine = torch.sin(angle), torch.cos(angle)
     # bit 62 of the phase swaps the two, bit 63 is the sign of the sine and, a quarter turn on, of the cosine
     odd = (turned & (1 << 62)) != 0
@@ -136,7 +136,7 @@ def wide_waves(high: Tensor, low: Tensor, *, exact: bool) -> tuple[Tensor, Tenso
 
 
 def _signed(wave: Tensor, phase: Tensor) -> Tensor:
-    return (wave.view(torch.int64) ^ (phase & -(1 << 63))).view(torch.float64)
+    return (phase & -(1 << 63)).bitwise_xor_(wave.view(torch.int64)).view(torch.float64)
 
 
 def short_wave(turns: Tensor, fraction: Tensor, factor: float, excess: float) -> Tensor:
