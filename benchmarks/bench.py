@@ -3,7 +3,8 @@
     python benchmarks/bench.py [numpy torch jax tf] [--json FILE]
 
 Each framework runs in a process of its own, pinned to one core. The usual formula is
-sin(position * frequency) and cos(position * frequency), stacked, all in float32, as one would write it there;
+sin(position * frequency) and cos(position * frequency), stacked, all in float32, as one would write it there (NumPy's
+in its fastest form, which writes in place: 0.62 of the time of `out[:, 0::2] = np.sin(angle)`);
 ours is the default call, with its rounding check. The two are timed in turn and the ratio is that of the fastest runs:
 the machine is shared, and a minimum is what noise spoils least.
 """

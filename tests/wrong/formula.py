@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 
 from tests.wrong.plain import Plain
 
 
-class Misread(Plain):
+class Misread(Plain, ABC):
     """Reads another specification than it was given."""
 
+    @abstractmethod
     def misread(self, spec):
-        raise NotImplementedError
+        """The specification that is read."""
 
     def values(self, spec, positions):
         return super().values(self.misread(spec), positions)
@@ -20,7 +22,7 @@ class Misread(Plain):
 class Denominator(Misread):
     """dim/2 - 1 for dim/2, and the reverse: SDXL timesteps built with downscale_freq_shift 1 instead of 0."""
 
-    reports = ("PEB-044 https://github.com/kohya-ss/sd-scripts/pull/1187",)
+    reports = ("https://github.com/kohya-ss/sd-scripts/pull/1187",)
 
     def misread(self, spec):
         return replace(spec, denominator_shift=1 - spec.denominator_shift if spec.pairs > 1 else 0)
@@ -29,7 +31,7 @@ class Denominator(Misread):
 class Layout(Misread):
     """All sines, then all cosines, where the documentation says interleaved."""
 
-    reports = ("PEB-033 https://github.com/tatp22/multidim-positional-encoding/issues/20",)
+    reports = ("https://github.com/tatp22/multidim-positional-encoding/issues/20",)
 
     def misread(self, spec):
         return replace(spec, layout={"interleaved": "sin_cos"}.get(spec.layout, "interleaved"))
@@ -38,7 +40,7 @@ class Layout(Misread):
 class Order(Misread):
     """Sines and cosines exchanged: flip_sin_to_cos applied twice."""
 
-    reports = ("PEB-035 https://github.com/flashinfer-ai/flashinfer/pull/3819",)
+    reports = ("https://github.com/flashinfer-ai/flashinfer/pull/3819",)
 
     def misread(self, spec):
         return replace(spec, layout={"cos_sin": "sin_cos", "sin_cos": "cos_sin"}.get(spec.layout, spec.layout))
@@ -47,7 +49,7 @@ class Order(Misread):
 class Offset(Misread):
     """Positions from 0 where fairseq's first token stands in row padding_idx + 1."""
 
-    reports = ("PEB-243 https://github.com/facebookresearch/fairseq/issues/123",)
+    reports = ("https://github.com/facebookresearch/fairseq/issues/123",)
 
     def misread(self, spec):
         return replace(spec, position_offset=0)
@@ -56,7 +58,7 @@ class Offset(Misread):
 class Base(Misread):
     """10,000 is written into the code; the configured base is never read."""
 
-    reports = ("PEB-113 https://github.com/huggingface/candle/pull/3746",)
+    reports = ("https://github.com/huggingface/candle/pull/3746",)
 
     def misread(self, spec):
         return replace(spec, base=10000.0)
@@ -65,7 +67,7 @@ class Base(Misread):
 class Padding(Misread):
     """The row of padding tokens has an encoding like any other."""
 
-    reports = ("PEB-246 https://github.com/takase/control-length/issues/7",)
+    reports = ("https://github.com/takase/control-length/issues/7",)
 
     def misread(self, spec):
         return replace(spec, padding_position=None)
@@ -74,7 +76,7 @@ class Padding(Misread):
 class PaddingRowZero(Misread):
     """Position 0 is taken for padding, whatever the specification says."""
 
-    reports = ("PEB-244 https://github.com/jadore801120/attention-is-all-you-need-pytorch/issues/99",)
+    reports = ("https://github.com/jadore801120/attention-is-all-you-need-pytorch/issues/99",)
 
     def misread(self, spec):
         return replace(spec, padding_position=0)

@@ -16,7 +16,7 @@ def frequencies(spec, dtype):
 class Float32Phase(Plain):
     """Position times frequency is rounded to float32: an error of position * 2^-24 radians before the sine."""
 
-    reports = ("PEB-015 https://github.com/Modalities/modalities/pull/462",)
+    reports = ("https://github.com/Modalities/modalities/pull/462",)
 
     def waves(self, spec, positions):
         places = np.array(positions.values, np.float64) + spec.position_offset
@@ -27,7 +27,7 @@ class Float32Phase(Plain):
 class Float64Angle(Plain):
     """Position times frequency in float64, a common oracle: no digit is right next to a zero of a large angle."""
 
-    reports = ("PEB-017 https://github.com/ROCm/aiter/pull/627",)
+    reports = ("https://github.com/ROCm/aiter/pull/627",)
 
     def waves(self, spec, positions):
         places = np.array(positions.values, np.float64) + spec.position_offset
@@ -56,8 +56,8 @@ class Bfloat16Positions(Plain):
     """Positions are cast to the compute dtype: 8,190 and 8,191 both become 8,192."""
 
     reports = (
-        "PEB-007 https://github.com/keras-team/keras-hub/issues/1494",
-        "PEB-026 https://github.com/huggingface/transformers/issues/28685",
+        "https://github.com/keras-team/keras-hub/issues/1494",
+        "https://github.com/huggingface/transformers/issues/28685",
     )
 
     def read(self, positions):
@@ -68,8 +68,8 @@ class Float16Positions(Plain):
     """Positions are cast to float16, or pass through TF32: exact up to 2,048."""
 
     reports = (
-        "PEB-024 https://github.com/NVIDIA/Megatron-LM/issues/535",
-        "PEB-020 https://github.com/huggingface/transformers/issues/48428",
+        "https://github.com/NVIDIA/Megatron-LM/issues/535",
+        "https://github.com/huggingface/transformers/issues/48428",
     )
 
     def read(self, positions):
@@ -80,7 +80,7 @@ class Float16Positions(Plain):
 class Float32Positions(Plain):
     """Positions are cast to float32: integers collide beyond 2^24."""
 
-    reports = ("PEB-021 https://github.com/HorizonRobotics/alf/pull/268",)
+    reports = ("https://github.com/HorizonRobotics/alf/pull/268",)
 
     def read(self, positions):
         return tuple(np.array(positions.values, np.float64).astype(np.float32).astype(float).tolist())
@@ -89,7 +89,7 @@ class Float32Positions(Plain):
 class TruncatedPositions(Plain):
     """Float timesteps are read as integers."""
 
-    reports = ("PEB-029 https://github.com/modelscope/DiffSynth-Studio/pull/1025",)
+    reports = ("https://github.com/modelscope/DiffSynth-Studio/pull/1025",)
 
     def read(self, positions):
         return tuple(int(p) for p in positions.values)

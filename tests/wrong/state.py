@@ -11,7 +11,7 @@ from tests.wrong.plain import Plain, answer, numpy_dtype
 class StaleBase(Plain):
     """The cache key holds the width and the positions, not the base: the first base asked for is the base."""
 
-    reports = ("PEB-108 https://github.com/meta-pytorch/torchtune/issues/1341",)
+    reports = ("https://github.com/meta-pytorch/torchtune/issues/1341",)
 
     def __init__(self):
         self.cache = {}
@@ -26,7 +26,7 @@ class StaleBase(Plain):
 class StaleOffset(StaleBase):
     """The cache key holds the length, not where it begins: every range gets the rows of the first one."""
 
-    reports = ("PEB-250 https://github.com/lucidrains/rotary-embedding-torch/issues/11",)
+    reports = ("https://github.com/lucidrains/rotary-embedding-torch/issues/11",)
 
     def values(self, spec, positions):
         if not isinstance(positions.values, range):
@@ -40,7 +40,7 @@ class StaleOffset(StaleBase):
 class StaleLength(Plain):
     """After a long call a short one gets frequencies that were stretched for the long one, and never restored."""
 
-    reports = ("PEB-147 https://github.com/huggingface/transformers/issues/25306",)
+    reports = ("https://github.com/huggingface/transformers/issues/25306",)
 
     def __init__(self):
         self.longest = 64
@@ -56,7 +56,7 @@ class StaleLength(Plain):
 class TwoRoundings(Plain):
     """The sum is rounded to float32, and then to the format of x."""
 
-    reports = ("PEB-012 https://github.com/ROCm/rocm-libraries/pull/3766",)
+    reports = ("https://github.com/ROCm/rocm-libraries/pull/3766",)
 
     def add(self, spec, x, positions):
         if x.dtype in ("float64", "float32"):
@@ -70,8 +70,8 @@ class BatchAxis(Plain):
     """Row b of a batch-first input gets the encoding of position b."""
 
     reports = (
-        "PEB-282 https://github.com/Lightning-AI/pytorch-lightning/pull/20203",
-        "PEB-280 https://github.com/KasperGroesLudvigsen/influenza_transformer/issues/9",
+        "https://github.com/Lightning-AI/pytorch-lightning/pull/20203",
+        "https://github.com/KasperGroesLudvigsen/influenza_transformer/issues/9",
     )
 
     def add(self, spec, x, positions):
@@ -84,7 +84,7 @@ class BatchAxis(Plain):
 class OnePositionRow(Plain):
     """Positions of the first batch row are used for every row."""
 
-    reports = ("PEB-231 https://github.com/unslothai/unsloth/issues/3699",)
+    reports = ("https://github.com/unslothai/unsloth/issues/3699",)
 
     def add(self, spec, x, positions):
         if positions is not None and len(positions.shape) > 1:
@@ -96,7 +96,7 @@ class OnePositionRow(Plain):
 class Clamped(Plain):
     """Negative positions read row 0: the bounds check clamps them."""
 
-    reports = ("PEB-184 https://github.com/microsoft/onnxruntime/pull/27597",)
+    reports = ("https://github.com/microsoft/onnxruntime/pull/27597",)
 
     def read(self, positions):
         return tuple(max(p, 0) for p in positions.values)
@@ -105,7 +105,7 @@ class Clamped(Plain):
 class Unsigned(Plain):
     """Negative positions are read as unsigned 32-bit integers."""
 
-    reports = ("PEB-185 https://github.com/microsoft/onnxruntime/pull/28277",)
+    reports = ("https://github.com/microsoft/onnxruntime/pull/28277",)
 
     def read(self, positions):
         return tuple(p % 2**32 if isinstance(p, int) else p for p in positions.values)
