@@ -25,7 +25,36 @@ The numerical contract, by its clauses:
 - N7, gradients: that of `add` with respect to `x` passes unchanged; encodings are constants.
 """
 
-from posenc.spec import Sinusoidal, SpecError, from_json, to_json
+from posenc.spec import (
+    DynamicNtk,
+    Linear,
+    Llama3,
+    LongRope,
+    Ntk,
+    Proportional,
+    Rope,
+    Sinusoidal,
+    SpecError,
+    Yarn,
+    YarnPaper,
+    from_json,
+    to_json,
+)
 
 __version__ = "0.1.0"
-__all__ = ["Sinusoidal", "SpecError", "__version__", "from_json", "to_json"]
+__all__ = [
+    "DynamicNtk",
+    "Linear",
+    "Llama3",
+    "LongRope",
+    "Ntk",
+    "Proportional",
+    "Rope",
+    "Sinusoidal",
+    "SpecError",
+    "Yarn",
+    "YarnPaper",
+    "__version__",
+    "from_json",
+    "to_json",
+]

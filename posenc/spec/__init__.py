@@ -1,8 +1,26 @@
 """The standard: what each encoding is, exactly. It needs the standard library alone, and can be read alone."""
 
 from posenc.spec.checks import SpecError
-from posenc.spec.plan import PhasePlan
+from posenc.spec.plan import PhasePlan, RotationPlan
+from posenc.spec.rope import Rope
+from posenc.spec.rope_scaling import DynamicNtk, Linear, Llama3, LongRope, Ntk, Proportional, Yarn, YarnPaper
 from posenc.spec.serialise import from_json, to_json
 from posenc.spec.sinusoidal import Sinusoidal
 
-__all__ = ["PhasePlan", "Sinusoidal", "SpecError", "from_json", "to_json"]
+__all__ = [
+    "DynamicNtk",
+    "Linear",
+    "Llama3",
+    "LongRope",
+    "Ntk",
+    "PhasePlan",
+    "Proportional",
+    "Rope",
+    "RotationPlan",
+    "Sinusoidal",
+    "SpecError",
+    "Yarn",
+    "YarnPaper",
+    "from_json",
+    "to_json",
+]

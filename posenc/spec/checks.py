@@ -10,6 +10,7 @@ import math
 import operator
 import reprlib
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 OUTPUT_DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -66,6 +67,49 @@ def number(where: str, value: object, *, low: float | None = None, high: float |
     if not fits or (low is not None and result < low) or (high is not None and result > high):
         raise SpecError(f"{where}: expected {expected}, received {shown(value)}")
     return result
+
+
+def boolean(where: str, value: object) -> None:
+    if value is not True and value is not False:
+        raise SpecError(f"{where}: expected True or False, received {shown(value)}")
+
+
+def non_negative(where: str, value: object) -> float:
+    """`value` as a finite float >= 0."""
+    try:
+        result = real(value)
+    except (TypeError, ValueError, OverflowError):
+        result = math.nan
+    if not (math.isfinite(result) and result >= 0):
+        raise SpecError(f"{where}: expected a finite number >= 0, received {shown(value)}")
+    return result + 0.0  # -0.0 and 0.0 are one number
+
+
+def fraction(where: str, value: object) -> float:
+    """`value` as a float > 0 and <= 1."""
+    try:
+        result = real(value)
+    except (TypeError, ValueError, OverflowError):
+        result = math.nan
+    if not 0 < result <= 1:
+        raise SpecError(f"{where}: expected a number > 0 and <= 1, received {shown(value)}")
+    return result
+
+
+def numbers(where: str, values: object) -> tuple[float, ...]:
+    """A sequence of finite floats > 0, as a tuple."""
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+        raise SpecError(f"{where}: expected a sequence of finite numbers > 0, received {shown(values)}")
+    return tuple(number(f"{where}[{index}]", value) for index, value in enumerate(values))
+
+
+def exact_position(where: str, position: object) -> Fraction:
+    """A position as the exact number it is, also where it is a scalar of another library."""
+    try:
+        index = getattr(position, "__index__", None)
+        return Fraction(real(position) if index is None else integer("position", position))
+    except (TypeError, ValueError, OverflowError):
+        raise SpecError(f"{where}.position: expected a finite number, received {shown(position)}") from None
 
 
 def real(value: object) -> float:
@@ -136,6 +180,51 @@ def positions_shape_error(where: str, expected: Sequence[int | None], received: 
     return ValueError(
         f"{where}.positions: expected a shape that broadcasts to {_shape(expected)}, received {_shape(received)}"
     )
+
+
+def head_axis(where: str, value: object, rank: int) -> int | None:
+    """The axis of the heads in an array of `rank` axes, counted from the front; None: there is none.
+
+    The last axis holds the channels of a head, and cannot be it.
+    """
+    if value is None:
+        return None
+    try:
+        axis = integer(where, value)
+    except SpecError:
+        axis = rank
+    axis = axis + rank if axis < 0 else axis
+    if not 0 <= axis < rank - 1:
+        raise ValueError(
+            f"{where}.head_axis: expected None or an axis of x other than the last, received {shown(value)} "
+            f"for an x of {rank} axes"
+        )
+    return axis
+
+
+def table_form_error(where: str, pairs: int, received: str) -> ValueError:
+    """`received`: what came instead, such as the two shapes or the two dtypes."""
+    return ValueError(
+        f"{where}.table: expected Table(cos, sin), two arrays of one float dtype and one shape (*P, {pairs}), "
+        f"received {received}"
+    )
+
+
+def table_shape_error(where: str, lead: Sequence[int | None], received: Sequence[int | None]) -> ValueError:
+    """`lead`: the axes of x but for the heads and the channels; `received`: those of the table but for the pairs."""
+    allowed = "()" if not lead else f"(), {_shape(lead[-1:])}" + (f" or {_shape(lead)}" if len(lead) > 1 else "")
+    return ValueError(
+        f"{where}.table: expected position axes {allowed}, or 1 in place of a size, received {_shape(received)}"
+    )
+
+
+def table_fits(shape: Sequence[int], lead: Sequence[int]) -> bool:
+    """Whether position axes `shape` may serve an x of axes `lead`, head and channel axes left out.
+
+    No axis (one position), one axis (shared by all batch rows), or every axis; fewer would line up with the wrong ones
+    wherever sizes happen to agree. A size is that of x, or 1.
+    """
+    return len(shape) in (0, 1, len(lead)) and broadcasts(shape, lead)
 
 
 def _shape(shape: Sequence[int | None]) -> str:

@@ -95,6 +95,47 @@ def power(base: Fraction, exponent: Fraction, digits: int) -> Decimal:
     return wide.exp(wide.multiply(decimal(exponent, digits + 12), logarithm))
 
 
+def logarithm(value: Fraction, digits: int) -> Fraction:
+    """ln(value), value > 0, within 10^-digits of the larger of 1 and itself."""
+    wide = context(digits + 12)
+    return Fraction(wide.ln(decimal(value, digits + 12)))
+
+
+def square_root(value: Fraction, digits: int) -> Fraction:
+    wide = context(digits + 4)
+    return Fraction(wide.sqrt(decimal(value, digits + 4)))
+
+
+def two_pi(digits: int) -> Fraction:
+    """2 pi to `digits` digits."""
+    return Fraction(2 * pi(4 * digits), 1 << 4 * digits)
+
+
+def increment(frequency: Callable[[int], Fraction]) -> int:
+    """round(frequency / (2 pi) * 2^128); `frequency(digits)` is within a relative 10^-digits of it, or exactly 0."""
+    digits = 60
+    while True:
+        value = frequency(digits) / two_pi(digits + 10) * 2**PHASE_BITS
+        doubt = value * Fraction(4, 10**digits)
+        low, high = round(value - doubt), round(value + doubt)
+        if low == high:
+            return low
+        digits *= 2
+
+
+def rounded(value: Callable[[int], Fraction], dtype: str) -> float:
+    """A real number correctly rounded; `value(digits)` is within a relative 10^-digits of it."""
+    digits = 60
+    while True:
+        middle = value(digits)
+        doubt = abs(middle) * Fraction(2, 10**digits)
+        result = round_interval(middle - doubt, middle + doubt, dtype)
+        # a rational one may stand on a boundary for ever: then more digits say the same, and it is what it seems
+        if result is not None or value(2 * digits) == middle:
+            return round_to(middle, dtype) if result is None else result
+        digits *= 2
+
+
 def increments(first: Fraction, ratio_base: Fraction, step: Fraction, pairs: int) -> tuple[int, ...]:
     """round(first * ratio_base^(step * j) / (2 pi) * 2^128) for j < pairs: radians to units of 2^-128 turn."""
     digits = 90
@@ -139,24 +180,29 @@ def sine_and_cosine(angle: int, bits: int) -> tuple[int, int]:
     return sine, cosine
 
 
-def rounded_wave(turns: Callable[[int], tuple[int, int]], cosine: bool, scale: Fraction, dtype: str) -> float:
+def rounded_wave(
+    turns: Callable[[int], tuple[int, int]], cosine: bool, scale: Callable[[int], Fraction], dtype: str
+) -> float:
     """`scale * sin` (or cos) of an angle, correctly rounded to `dtype`.
 
-    `turns(bits)` gives the angle in units of 2^-bits turn, and a bound of its error in the same unit.
+    `turns(bits)` gives the angle in units of 2^-bits turn, and a bound of its error in the same unit; `scale(digits)`
+    is within a relative 10^-digits of the scale.
     """
     bits = 256
     while True:
         phase, error = turns(bits)
         if phase == 0 and error == 0:
-            return round_to(scale, dtype) if cosine else 0.0
+            return rounded(scale, dtype) if cosine else 0.0
         quarter = 1 << (bits - 2)
         quadrant = (phase + quarter // 2) // quarter
         angle = (phase - quadrant * quarter) * pi(bits) >> (bits - 1)
         sine, cosine_value = sine_and_cosine(angle, bits)
         quadrant += cosine
         value = (sine, cosine_value, -sine, -cosine_value)[quadrant % 4]
-        margin = 7 * error + bits + 8  # an angle error times 2 pi, the series, the product with pi
-        low, high = (scale * Fraction(value + sign * margin, 1 << bits) for sign in (-1, 1))
+        # an angle error times 2 pi, the series, the product with pi, and the scale's error of 2^-bits
+        margin = 7 * error + bits + 10
+        multiple = scale(bits // 3)
+        low, high = (multiple * Fraction(value + sign * margin, 1 << bits) for sign in (-1, 1))
         result = round_interval(low, high, dtype)
         if result is not None:
             return result

@@ -44,7 +44,9 @@ class PhasePlan:
     dim: int
     layout: Layout
     increments: tuple[int, ...]
-    """One a pair, >= 0: turns per unit of position in units of 2^-128 turn, correctly rounded, whole turns kept."""
+    """One a pair: turns per unit of position in units of 2^-128 turn, correctly rounded, whole turns kept.
+
+    Negative where a rotation goes backwards, 0 for a pair that does not turn."""
     offset: int = 0
     magnitude: float = 1.0
     padding_position: int | None = None
@@ -81,6 +83,27 @@ def split_words(phase: int) -> Words:
     return (phase >> 96) & mask, (phase >> 64) & mask, (phase >> 32) & mask, phase & mask
 
 
+PairLayout = Literal["half", "interleaved"]
+
+
+@dataclass(frozen=True, slots=True)
+class RotationPlan:
+    """Which channels of a head are turned together; all that a backend needs to know of a rotation.
+
+    A head has `head_dim` channels. Those from `start` to `start + 2 * pairs` are rotary, the others stay as they are.
+    Counted from `start`, pair j of n reads, by `reads`, the channels u = j and v = n + j (`half`), or u = 2j and
+    v = 2j + 1 (`interleaved`), and writes, to the channels that `writes` says in the same way,
+
+        u' = u * cos_j - v * sin_j,    v' = v * cos_j + u * sin_j.
+    """
+
+    head_dim: int
+    start: int
+    pairs: int
+    reads: PairLayout
+    writes: PairLayout
+
+
 @runtime_checkable
 class PhaseSpec(Protocol):
     """A specification that lowers to a phase plan."""
@@ -88,15 +111,53 @@ class PhaseSpec(Protocol):
     def plan(self) -> PhasePlan: ...
 
     def value(self, position: int | float, channel: int, dtype: str = "float32") -> float:
-        """The correctly rounded encoding of one position in one channel, by slow exact arithmetic."""
+        """The correctly rounded value of one position in one channel of the plan, by slow exact arithmetic."""
         ...
 
 
+@runtime_checkable
+class RotarySpec(PhaseSpec, Protocol):
+    """A specification of rotations. Its plan has the layout `cos_sin`: the cosines of the table, then its sines."""
+
+    def rotation(self) -> RotationPlan: ...
+
+
 def phase_plan(where: str, spec: object) -> PhasePlan:
-    """The plan of `spec`, or one sentence that says what was handed over instead."""
+    """The plan of any specification that has phases, or one sentence that says what was handed over instead."""
     plan = spec.plan() if isinstance(spec, PhaseSpec) and not isinstance(spec, type) else None
     if not isinstance(plan, PhasePlan):
         raise checks.SpecError(
             f"{where}.spec: expected a specification such as Sinusoidal.vaswani(512), received {checks.shown(spec)}"
         )
     return plan
+
+
+def encoding_plan(where: str, spec: object) -> PhasePlan:
+    """The plan of an encoding that is added to a model's input: not of a rotation."""
+    plan = phase_plan(where, spec)
+    if isinstance(spec, RotarySpec):
+        raise checks.SpecError(
+            f"{where}.spec: expected an encoding such as Sinusoidal.vaswani(512) (a rotation has table and rotate), "
+            f"received {checks.shown(spec)}"
+        )
+    return plan
+
+
+def table_plan(where: str, spec: object) -> PhasePlan:
+    """The plan of a rotation's table of cosines and sines."""
+    _check_rotary(where, spec)
+    return phase_plan(where, spec)
+
+
+def rotation_plan(where: str, spec: object) -> RotationPlan:
+    """Which channels a rotation turns together."""
+    return _check_rotary(where, spec).rotation()
+
+
+def _check_rotary(where: str, spec: object) -> RotarySpec:
+    if not isinstance(spec, RotarySpec) or isinstance(spec, type):
+        raise checks.SpecError(
+            f"{where}.spec: expected a rotary specification such as Rope(128, base=10000.0, layout='half'), "
+            f"received {checks.shown(spec)}"
+        )
+    return spec

@@ -7,12 +7,13 @@ from dataclasses import fields
 from typing import Any, NoReturn
 
 from posenc.spec import checks
+from posenc.spec.rope import Rope
+from posenc.spec.rope_scaling import SCALINGS
 from posenc.spec.sinusoidal import Sinusoidal
 
 SCHEMA = 1
-FAMILIES: dict[str, type[Sinusoidal]] = {"sinusoidal": Sinusoidal}
-
-Spec = Sinusoidal
+Spec = Sinusoidal | Rope
+FAMILIES: dict[str, type[Spec]] = {"sinusoidal": Sinusoidal, "rope": Rope}
 
 
 def to_json(spec: Spec) -> str:
@@ -23,7 +24,7 @@ def to_json(spec: Spec) -> str:
     for family, kind in FAMILIES.items():
         if type(spec) is kind:
             record = {"schema": SCHEMA, "family": family}
-            record |= {field.name: getattr(spec, field.name) for field in fields(spec)}
+            record |= {field.name: _written(getattr(spec, field.name)) for field in fields(spec)}
             return json.dumps(record, allow_nan=False)
     raise checks.SpecError(f"to_json: expected a specification, received {checks.shown(spec)}")
 
@@ -54,18 +55,41 @@ def _read(record: dict[str, Any]) -> Spec:
         raise checks.SpecError(f"from_json.schema: expected {SCHEMA}, received {checks.shown(schema)}")
     family = record.get("family", "no family")
     checks.choice("from_json.family", family, tuple(FAMILIES))
-    kind = FAMILIES[family]
+    values = _fields(FAMILIES[family], record, besides=("schema", "family"))
+    if family == "rope":
+        values["scaling"] = _read_scaling(values["scaling"])
+    return FAMILIES[family](**values)
+
+
+def _read_scaling(record: object) -> object:
+    if record is None:
+        return None
+    if not isinstance(record, dict):
+        raise checks.SpecError(f"Rope.scaling: expected null or a JSON object, received {checks.shown(record)}")
+    rule = record.get("rule", "no rule")
+    checks.choice("Rope.scaling.rule", rule, tuple(SCALINGS))
+    return SCALINGS[rule](**_fields(SCALINGS[rule], record, besides=("rule",)))
+
+
+def _written(value: Any) -> Any:
+    """A scaling as an object that names its rule first; anything else as it is."""
+    if type(value).__name__ not in SCALINGS:
+        return value
+    return {"rule": type(value).__name__} | {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+def _fields(kind: type[Any], record: dict[str, Any], besides: tuple[str, ...]) -> dict[str, Any]:
+    """The values of every field of `kind`, by name: no other key, and none missing."""
     names = [field.name for field in fields(kind)]
-    given = [name for name in record if name not in ("schema", "family")]
-    for name in given:
-        if name not in names:
+    for name in record:
+        if name not in names and name not in besides:
             raise checks.SpecError(
                 f"{kind.__name__}: expected the keys {', '.join(names)}, received {checks.shown(name)}"
             )
     for name in names:
         if name not in record:
             raise checks.SpecError(f"{kind.__name__}.{name}: expected this key, received an object without it")
-    return kind(**{name: record[name] for name in names})
+    return {name: record[name] for name in names}
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

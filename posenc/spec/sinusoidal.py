@@ -118,7 +118,7 @@ class Sinusoidal:
         """
         channel = checks.integer("Sinusoidal.value.channel", channel)
         checks.choice("Sinusoidal.value.dtype", dtype, checks.OUTPUT_DTYPES)
-        exactly = _exact(position)
+        exactly = checks.exact_position("Sinusoidal.value", position)
         if not 0 <= channel < self.dim:
             raise IndexError(f"Sinusoidal.value: expected a channel from 0 to {self.dim - 1}, received {channel}")
         if channel == 2 * self.pairs or exactly == self.padding_position:
@@ -252,16 +252,6 @@ def _zero_if_odd(dim: object) -> Literal["zero"] | None:
     return "zero" if checks.integer("Sinusoidal.dim", dim, minimum=2) % 2 else None
 
 
-def _exact(position: object) -> Fraction:
-    """A position as the exact number it is, also where it is a scalar of another library."""
-    try:
-        index = getattr(position, "__index__", None)
-        return Fraction(checks.real(position) if index is None else checks.integer("position", position))
-    except (TypeError, ValueError, OverflowError):
-        where = "Sinusoidal.value.position"
-        raise checks.SpecError(f"{where}: expected a finite number, received {checks.shown(position)}") from None
-
-
 @lru_cache(maxsize=64)
 def _plan(spec: Sinusoidal) -> PhasePlan:
     first, ratio_base, step = spec._spacing()
@@ -294,4 +284,5 @@ def _value(spec: Sinusoidal, position: Fraction, channel: int, dtype: str) -> fl
         error = abs(scaled) * Fraction(1, 10 ** (digits - 8))
         return round(scaled), 2 + int(error)
 
-    return exact.rounded_wave(turns, bool(cosine), exact.shortest(spec.output_scale), dtype)
+    scale = exact.shortest(spec.output_scale)
+    return exact.rounded_wave(turns, bool(cosine), lambda _: scale, dtype)
