@@ -115,11 +115,11 @@ def increment(frequency: Callable[[int], Fraction]) -> int:
     """round(frequency / (2 pi) * 2^128); `frequency(digits)` is within a relative 10^-digits of it, or exactly 0."""
     digits = 60
     while True:
-        value = frequency(digits) / two_pi(digits + 10) * 2**PHASE_BITS
+        value: Fraction = frequency(digits) / two_pi(digits + 10) * 2**PHASE_BITS
         doubt = value * Fraction(4, 10**digits)
-        low, high = round(value - doubt), round(value + doubt)
-        if low == high:
-            return low
+        nearest = round(value)
+        if round(value - doubt) == nearest == round(value + doubt):
+            return nearest
         digits *= 2
 
 

@@ -18,6 +18,9 @@ from posenc.spec import checks, exact
 Real = Callable[[int], Fraction]
 """A real number: given digits, a fraction within a relative 10^-digits of it."""
 
+Band = tuple[Fraction, Fraction]
+"""Turns within the original length: interpolated below the first, kept above the second."""
+
 ONE: Real = lambda digits: Fraction(1)  # noqa: E731, ARG005 - the simplest of its kind
 
 
@@ -63,11 +66,11 @@ class _Scaling:
         """Radians per unit of position of one pair, within a relative 10^-digits."""
         raise NotImplementedError
 
-    def magnitude(self, origin: Unscaled) -> Real:
+    def magnitude(self, origin: Unscaled) -> Real:  # noqa: ARG002 - others need it
         """What cosines and sines are multiplied by; 1 where a rule says nothing else."""
         return ONE
 
-    def least_length(self, length: int) -> int | None:
+    def least_length(self, length: int) -> int | None:  # noqa: ARG002 - others need it
         """The least length with the same frequencies as `length`; None where no length matters."""
         return None
 
@@ -248,7 +251,7 @@ class Yarn(_Scaling):
         ramp = min(max((pair - low) / (high - low), Fraction(0)), Fraction(1))
         return origin.theta(pair, guard) * (ramp / exact.shortest(self.factor) + 1 - ramp)
 
-    def magnitude(self, origin: Unscaled) -> Real:
+    def magnitude(self, origin: Unscaled) -> Real:  # noqa: ARG002 - others need it
         if self.attention_factor is not None:
             given = exact.shortest(self.attention_factor)
             if self.magnitude_rule == "transformers":
@@ -298,9 +301,9 @@ class YarnPaper(_Scaling):
 
     def frequency(self, origin: Unscaled, pair: int, digits: int) -> Fraction:
         band = exact.shortest(self.alpha), exact.shortest(self.beta)
-        return _by_turns(origin, pair, digits, self.factor, self.original_length, band)
+        return _by_turns(origin.theta, pair, digits, self, band)
 
-    def magnitude(self, origin: Unscaled) -> Real:
+    def magnitude(self, origin: Unscaled) -> Real:  # noqa: ARG002 - others need it
         return lambda digits: _temperature(self.factor, 1.0, digits)
 
 
@@ -336,7 +339,7 @@ class Llama3(_Scaling):
 
     def frequency(self, origin: Unscaled, pair: int, digits: int) -> Fraction:
         band = exact.shortest(self.low_freq_factor), exact.shortest(self.high_freq_factor)
-        return _by_turns(origin, pair, digits, self.factor, self.original_length, band)
+        return _by_turns(origin.theta, pair, digits, self, band)
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,7 +453,7 @@ class LongRope(_Scaling):
 
 @dataclass(frozen=True, slots=True)
 class Proportional(_Scaling):
-    """p-RoPE: the first k = floor(fraction * d / 2) pairs turn, at their frequencies of the full width; the rest do not.
+    """p-RoPE: the first k = floor(fraction * d / 2) pairs turn, at the full width's frequencies; the others stay.
 
         frequency_j = theta_j / factor   for j < k,    0 otherwise
 
@@ -509,18 +512,18 @@ def _temperature(factor: float, m: float, digits: int) -> Fraction:
 
 
 def _by_turns(
-    origin: Unscaled, pair: int, digits: int, factor: float, original_length: int, band: tuple[Fraction, Fraction]
+    theta_of: Callable[[int, int], Fraction], pair: int, digits: int, rule: YarnPaper | Llama3, band: Band
 ) -> Fraction:
     """Interpolated below `band`, kept above it, blended linearly in turns within the original length.
 
     The blend is continuous, so that a comparison which rounding decides cannot change the result.
     """
     guard = digits + 40
-    theta = origin.theta(pair, guard)
-    turns = original_length * theta / exact.two_pi(guard)
+    theta = theta_of(pair, guard)
+    turns = rule.original_length * theta / exact.two_pi(guard)
     low, high = band
     kept = min(max((turns - low) / (high - low), Fraction(0)), Fraction(1))
-    return theta * ((1 - kept) / exact.shortest(factor) + kept)
+    return theta * ((1 - kept) / exact.shortest(rule.factor) + kept)
 
 
 def _ramp_end(origin: Unscaled, length: int, turns: Fraction, digits: int, rounded: int) -> Fraction:
