@@ -38,12 +38,14 @@ test-extras: | $(VENV)/bin/python
 vectors: $(VENV)/.group-test
 	$(bin)/python tools/make_vectors.py
 
-bench: $(VENV)/.posenc-all
+bench: $(VENV)/.posenc-all $(VENV)/.group-test
 	$(bin)/python benchmarks/bench.py
 
 peers: # an environment of its own, so that what the peers ask for cannot move what posenc is tested with
 	$(MAKE) VENV=.venv-peers .venv-peers/.posenc-all .venv-peers/.group-peers
 	.venv-peers/bin/python tools/peers.py
+	.venv-peers/bin/python tools/rotary_peers.py
+	.venv-peers/bin/python tools/model_walk.py
 
 clean:
 	rm -rf $(VENV) .venv-peers dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,23 +6,36 @@ likewise `numpy_impl`, `jax_impl`, `tf_impl`. A column's functions, the same in 
     phase(spec, positions)                         `(*P, pairs, 3)` upper 32-bit words of each phase
     encode(spec, positions, *, dtype=float32)      `(*P, dim)` encoding vectors
     add(spec, x, positions=None)                   `x` plus its encoding; None means `range(x.shape[-2])`
+    table(spec, positions, *, dtype=float32)       `Table(cos, sin)`, each `(*P, pairs)`, of a rotation
+    rotate(spec, x, table, *, head_axis)           queries or keys `x` turned by a table
+
+`encode` and `add` take a Sinusoidal, `table` and `rotate` a Rope, `phase` either.
 
 `positions`: a number, a range, a (nested) list or an array of integers, float32 or float64, of magnitude below 2^31;
-in `add` they broadcast to `x.shape[:-1]`. `dtype`, and that of `x`: float64, float32, bfloat16 or float16, as the
-framework's object or, for `dtype`, its name. `x`: an array of the framework. What is refused raises ValueError (for a
-specification its subclass SpecError) with one sentence: where, what was expected, what was received.
+`posenc.positions` makes those of padded, packed, cached and sharded batches. In `add` they broadcast to
+`x.shape[:-1]`. `dtype`, and that of `x`: float64, float32, bfloat16 or float16, as the framework's object or, for
+`dtype`, its name. `x`: an array of the framework. `head_axis`: the axis of `x` that holds the heads, None if there is
+none; without it and the last one `x` has the axes of the positions, and those of the table are none (one position), the
+last of them (shared by all batch rows) or all of them, each with the size of `x` or 1. What is refused raises
+ValueError (for a specification its subclass SpecError) with one sentence: where, what was expected, what was received.
 
 The numerical contract, by its clauses:
 
-- N1, exact: from positions on the host, outside a trace, float32, bfloat16 and float16 are correctly rounded at integer
-  positions, identical in all columns; float64 is within 4 units in the last place plus 2^-62; at float positions a
-  value is within half a unit plus 2^-48 times the output scale.
+- N1, exact: from positions on the host, outside a trace, `encode` and `table` in float32, bfloat16 and float16 are
+  correctly rounded at integer positions, identical in all columns; float64 is within 4 units in the last place plus
+  2^-62; at float positions a value is within half a unit plus 2^-48 times the magnitude (the output scale, or that of
+  the scaling).
 - N2, fused: in a trace or on an accelerator, phases are the same integers, a float32 value errs by at most 2^-23 times
-  the output scale (2^-22 at float positions), and a half-precision output adds one rounding. Values of positions are
-  not checked.
+  the magnitude (2^-22 at float positions), and a half-precision output adds one rounding. Values of positions are not
+  checked.
+- N3, rotation: products in float32 (float64 for float64), one rounding to the dtype of `x`: on the table given, an
+  error of at most 2^-22 times the magnitude times max(|u|, |v|), plus half a unit of the output. The same bits however
+  an array is split, within one column and one mode; between columns and modes within one unit.
 - N4, no history: a result depends on the arguments alone.
 - N5, positions are explicit: none is inferred, but for the one convenience of `add`.
-- N7, gradients: that of `add` with respect to `x` passes unchanged; encodings are constants.
+- N6, decisions are exact: what a formula truncates, clamps or compares is decided in integers or exact arithmetic.
+- N7, gradients: that of `add` with respect to `x` passes unchanged, that of `rotate` is turned back; encodings and
+  tables are constants.
 """
 
 from posenc.spec import (

@@ -158,7 +158,7 @@ def test_columns_have_the_same_names():
     check_same({column: sorted(public(column)) for column in COLUMNS})
 
 
-@pytest.mark.parametrize("name", ["add", "encode", "phase"])
+@pytest.mark.parametrize("name", ["add", "encode", "phase", "rotate", "table"])
 def test_columns_have_the_same_parameters(name):
     check_same({column: face(public(column)[name]) for column in COLUMNS})
 
@@ -202,10 +202,15 @@ def test_the_checker_of_all_sees_a_violation():
             check_all(fake)
 
 
-def test_shells_have_the_same_parameters():
+def test_columns_have_the_same_table():
+    check_same({column: public(column)["Table"]._fields for column in COLUMNS})
+
+
+@pytest.mark.parametrize("name", ["SinusoidalEncoding", "RotaryEmbedding"])
+def test_shells_have_the_same_parameters(name):
     shells = {}
     for column, module in SHELLS.items():
-        shell = __import__(f"posenc.{column}.{module}", fromlist=["SinusoidalEncoding"]).SinusoidalEncoding
+        shell = getattr(__import__(f"posenc.{column}.{module}", fromlist=[name]), name)
         call = shell.forward if column == "torch_impl" else shell.call
         own = [p for p in face(shell.__init__) if p[1] != "VAR_KEYWORD"]  # Keras layers take a name and a dtype
         shells[column] = own, face(call)
