@@ -10,7 +10,21 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from posenc import Sinusoidal, SpecError, from_json, to_json
+from posenc import (
+    DynamicNtk,
+    Linear,
+    Llama3,
+    LongRope,
+    Ntk,
+    Proportional,
+    Rope,
+    Sinusoidal,
+    SpecError,
+    Yarn,
+    YarnPaper,
+    from_json,
+    to_json,
+)
 from posenc.conformance.protocol import DTYPES
 from posenc.spec.checks import shown
 from tests.columns import HOSTS, every_host
@@ -120,6 +134,90 @@ def test_one_malformed_field_is_named(name, value):
 def test_named_conventions_refuse_in_the_same_way(constructor, dim):
     spec, message = outcome(lambda: getattr(Sinusoidal, constructor)(dim))
     assert message.startswith("Sinusoidal.") if spec is None else spec.dim == dim
+
+
+REASONABLE_ROPE = {
+    "head_dim": st.integers(0, 64),
+    "base": st.floats(0.5, 1e8),
+    "layout": st.sampled_from(["half", "interleaved", "interleaved_to_half"]),
+    "rotary_dim": st.none() | st.integers(0, 64),
+    "rotary_channels": st.sampled_from(["first", "last"]),
+    "direction": st.sampled_from(["positive", "negative"]),
+    "scaling": st.sampled_from([None, Linear(2.0), DynamicNtk(2.0, original_length=64), Yarn(4.0, original_length=9)]),
+    "apply_magnitude": st.booleans(),
+    "length": st.none() | st.integers(0, 10**6),
+}
+REASONABLE_SCALINGS = {
+    Linear: {"factor": st.floats(1, 100)},
+    Ntk: {"factor": st.floats(1, 100)},
+    DynamicNtk: {"factor": st.floats(1, 100), "original_length": st.integers(1, 9999)},
+    Yarn: {
+        "factor": st.floats(1, 100),
+        "original_length": st.integers(1, 9999),
+        "beta_fast": st.floats(2, 64),
+        "beta_slow": st.floats(0.1, 2),
+        "truncate": st.booleans(),
+        "mscale": st.none() | st.floats(0, 2),
+        "mscale_all_dim": st.none() | st.floats(0, 2),
+        "attention_factor": st.none() | st.floats(0.5, 2),
+        "magnitude_rule": st.sampled_from(["transformers", "deepseek", "product", None]),
+        "scale_softmax": st.booleans(),
+    },
+    YarnPaper: {
+        "factor": st.floats(1, 100),
+        "original_length": st.integers(1, 9999),
+        "alpha": st.floats(0.1, 2),
+        "beta": st.floats(2.5, 64),
+    },
+    LongRope: {
+        "short_factors": st.just([1.0] * 4),
+        "long_factors": st.just([2.0] * 4),
+        "original_length": st.integers(2, 9999),
+        "factor": st.none() | st.floats(1, 99),
+        "extended_length": st.none() | st.integers(1, 99999),
+        "attention_factor": st.none() | st.floats(0.5, 2),
+        "short_mscale": st.none() | st.floats(0.5, 2),
+        "long_mscale": st.none() | st.floats(0.5, 2),
+        "magnitude_rule": st.sampled_from(["longrope", "yarn"]),
+    },
+    Llama3: {
+        "factor": st.floats(1, 100),
+        "original_length": st.integers(1, 9999),
+        "low_freq_factor": st.floats(0.5, 2),
+        "high_freq_factor": st.floats(2.5, 8),
+    },
+    Proportional: {"fraction": st.floats(0.1, 1), "factor": st.floats(1, 100)},
+}
+
+
+@settings(max_examples=300)
+@given(st.fixed_dictionaries({name: st.one_of(value, EXTREME) for name, value in REASONABLE_ROPE.items()}))
+def test_malformed_ropes_give_spec_errors_and_nothing_else(arguments):
+    spec, message = outcome(lambda: Rope(**arguments))
+    if spec is None:
+        assert message.startswith("Rope.")
+        return
+    assert from_json(to_json(spec)) == spec
+    if spec.scaling is None:
+        assert len(spec.plan().increments) == spec.pairs
+
+
+@pytest.mark.parametrize("kind", REASONABLE_SCALINGS, ids=lambda kind: kind.__name__)
+@settings(max_examples=80)
+@given(st.data())
+def test_malformed_scalings_give_spec_errors_and_nothing_else(kind, data):
+    fields = REASONABLE_SCALINGS[kind]
+    arguments = data.draw(st.fixed_dictionaries({name: st.one_of(v, v, v, EXTREME) for name, v in fields.items()}))
+    scaling, message = outcome(lambda: kind(**arguments))
+    if scaling is None:
+        assert message.startswith(f"{kind.__name__}.")
+        return
+    spec, message = outcome(lambda: Rope(8, 1e4, "half", scaling=scaling))
+    if spec is None:
+        assert message.startswith(("Rope.", f"{kind.__name__}."))
+    else:
+        assert from_json(to_json(spec)) == spec
+        assert len(spec.at_length(100).plan().increments) == spec.pairs
 
 
 # --- JSON ---

@@ -27,7 +27,7 @@ OWN_FRAMEWORKS = {
 }
 FLOORS = {
     "spec": 0,
-    "positions": 0,
+    "positions": 1,
     **dict.fromkeys(COLUMNS, 1),
     "interop": 1,
     "conformance": 2,

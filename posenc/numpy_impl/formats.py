@@ -31,6 +31,13 @@ def narrow(value: Float64, name: str) -> NDArray[Any]:
     return value.astype(DTYPES[name], copy=False)
 
 
+def settle(single: NDArray[np.float32]) -> None:
+    """Round what float16 holds as subnormal numbers, in place: the conversion is slow unless it is exact."""
+    small = (np.abs(single) < _LEAST["float16"]).nonzero()
+    some = single[small]
+    single[small] = np.copysign((np.abs(some) + np.float32(0.5)) - np.float32(0.5), some)
+
+
 def differ(low: Float64, high: Float64, name: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """`low` rounded, and where it is not what `high` rounds to; zeros of two signs differ."""
     a, b = narrow(low, name), narrow(high, name)

@@ -16,6 +16,7 @@ DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
 }
+_KNOWN = frozenset(DTYPES.values())
 
 
 class Positions(NamedTuple):
@@ -65,12 +66,36 @@ def read_dtype(where: str, dtype: object) -> str:
 
 
 def read_x(where: str, x: object, dim: int) -> NDArray[Any]:
-    """The array that is added to, one of the four dtypes, `(..., dim)`."""
+    """The array that is added to or turned, one of the four dtypes, `(..., dim)`."""
     if not hasattr(x, "__array__"):
         raise checks.x_dtype_error(where, type(x).__name__)
     array = np.asarray(x)
-    if array.dtype.name not in DTYPES:
+    if not _known(array.dtype):
         raise checks.x_dtype_error(where, array.dtype.name)
     if array.ndim == 0 or array.shape[-1] != dim:
         raise checks.x_shape_error(where, dim, array.shape)
     return array
+
+
+def read_table(where: str, table: object, pairs: int, lead: tuple[int, ...]) -> list[NDArray[Any]]:
+    """Cosines and sines, `(*P, pairs)` each, for an `x` of axes `lead` besides heads and channels."""
+    if not isinstance(table, tuple | list):
+        raise checks.table_form_error(where, pairs, type(table).__name__)
+    if len(table) != 2:
+        raise checks.table_form_error(where, pairs, f"a {type(table).__name__} of {len(table)}")
+    if not all(hasattr(part, "__array__") for part in table):
+        raise checks.table_form_error(where, pairs, " and ".join(type(part).__name__ for part in table))
+    parts = [np.asarray(part) for part in table]
+    if parts[0].dtype != parts[1].dtype or not _known(parts[0].dtype):
+        raise checks.table_form_error(where, pairs, " and ".join(part.dtype.name for part in parts))
+    shapes = [part.shape for part in parts]
+    if shapes[0] != shapes[1] or not shapes[0] or shapes[0][-1] != pairs:
+        raise checks.table_form_error(where, pairs, " and ".join(map(str, shapes)))
+    if not checks.table_fits(shapes[0][:-1], lead):
+        raise checks.table_shape_error(where, lead, shapes[0][:-1])
+    return parts
+
+
+def _known(dtype: np.dtype[Any]) -> bool:
+    """Whether it is one of the four, in either byte order; asking NumPy for a name takes longer than a sum."""
+    return dtype in _KNOWN or dtype.name in DTYPES

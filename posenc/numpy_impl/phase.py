@@ -1,4 +1,4 @@
-"""The public functions: phases, encodings, and encodings added to an array.
+"""The public functions but one: phases, encodings, encodings added to an array, and tables of rotations.
 
 What goes in, and what is refused: `help(posenc)`.
 """
@@ -6,7 +6,7 @@ What goes in, and what is refused: `help(posenc)`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -16,10 +16,17 @@ from posenc.numpy_impl.inputs import Positions, read_dtype, read_positions, read
 from posenc.numpy_impl.rounded import encode_floats, encode_integers
 from posenc.numpy_impl.words import parts, phases
 from posenc.spec import checks
-from posenc.spec.plan import PhasePlan, PhaseSpec, phase_plan
+from posenc.spec.plan import PhasePlan, PhaseSpec, RotarySpec, encoding_plan, phase_plan, table_plan
 
 ENCODED, ADDED = 2**21, 2**18
 """Values of `x` whose encoding is held at a time, and values that are added at a time."""
+
+
+class Table(NamedTuple):
+    """Cosines and sines of a rotation, each `(*P, pairs)`, times the magnitude of its specification."""
+
+    cos: NDArray[Any]
+    sin: NDArray[Any]
 
 
 def phase(spec: PhaseSpec, positions: ArrayLike | range) -> NDArray[np.int64]:
@@ -37,9 +44,17 @@ def phase(spec: PhaseSpec, positions: ArrayLike | range) -> NDArray[np.int64]:
 
 def encode(spec: PhaseSpec, positions: ArrayLike | range, *, dtype: DTypeLike = np.float32) -> NDArray[Any]:
     """Encoding vectors, `(*P,)` -> `(*P, dim)`, correctly rounded at integer positions."""
-    plan = phase_plan("encode", spec)
+    plan = encoding_plan("encode", spec)
     name = read_dtype("encode", dtype)
     return _encode(spec, plan, read_positions("encode", positions), name)
+
+
+def table(spec: RotarySpec, positions: ArrayLike | range, *, dtype: DTypeLike = np.float32) -> Table:
+    """The cosines and sines that `rotate` takes, `(*P,)` -> `(*P, pairs)` each, correctly rounded at integers."""
+    plan = table_plan("table", spec)
+    name = read_dtype("table", dtype)
+    both = _encode(spec, plan, read_positions("table", positions), name)
+    return Table(both[..., : plan.pairs], both[..., plan.pairs :])
 
 
 def _encode(spec: PhaseSpec, plan: PhasePlan, positions: Positions, name: str) -> NDArray[Any]:
@@ -49,7 +64,7 @@ def _encode(spec: PhaseSpec, plan: PhasePlan, positions: Positions, name: str) -
         if isinstance(p, range) or p.dtype == np.int64:
             out = encode_integers(spec, plan, p, name)
         else:
-            out = encode_floats(plan, p, name)
+            out = encode_floats(spec, plan, p, name)
     padding = plan.padding_position
     if padding is not None and padding in p:
         out[p.index(padding) if isinstance(p, range) else p == padding] = 0
@@ -58,7 +73,7 @@ def _encode(spec: PhaseSpec, plan: PhasePlan, positions: Positions, name: str) -
 
 def add(spec: PhaseSpec, x: ArrayLike, positions: ArrayLike | range | None = None) -> NDArray[Any]:
     """`x` plus its encoding, one rounding to `x.dtype`, in a new array: `(..., dim)` -> `(..., dim)`."""
-    plan = phase_plan("add", spec)
+    plan = encoding_plan("add", spec)
     array = read_x("add", x, plan.dim)
     lead = array.shape[:-1]
     if positions is not None:

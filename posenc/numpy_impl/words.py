@@ -6,6 +6,7 @@ A phase is held as two 64-bit integers, `high` and `low`: units of 2^-64 and of 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
@@ -39,6 +40,13 @@ def _increments(words: tuple[Words, ...]) -> Increments:
     for array in result:
         array.setflags(write=False)
     return result
+
+
+@lru_cache(maxsize=32)
+def turning(plan: PhasePlan) -> PhasePlan:
+    """The plan without its last pairs where those do not turn; no rule has such pairs elsewhere."""
+    last = max((pair + 1 for pair, increment in enumerate(plan.increments) if increment), default=0)
+    return plan if last == plan.pairs else replace(plan, dim=2 * last, increments=plan.increments[:last])
 
 
 @lru_cache(maxsize=32)
