@@ -43,6 +43,7 @@ bench: $(VENV)/.posenc-all $(VENV)/.group-test
 
 peers: # an environment of its own, so that what the peers ask for cannot move what posenc is tested with
 	$(MAKE) VENV=.venv-peers .venv-peers/.posenc-all .venv-peers/.group-peers
+	$(MAKE) VENV=.venv-peers PIP_FLAGS="$(PIP_FLAGS) --no-deps" .venv-peers/.group-litgpt
 	.venv-peers/bin/python tools/peers.py
 	.venv-peers/bin/python tools/rotary_peers.py
 	.venv-peers/bin/python tools/model_walk.py

@@ -10,6 +10,7 @@ outside of what is timed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 from timing import fastest
@@ -139,19 +140,26 @@ def _torch_peers(turn: Callable[..., Any], spec: Any) -> dict[str, float]:
 
 
 def _torch_rotations(q: Any, k: Any, t: Any) -> dict[str, Callable[[], object]]:
+    """Rotations of q and k by a ready table: that of transformers, and of what else is installed."""
     import torch
-
-    cos, sin = (torch.cat((part, part), -1)[None] for part in t)
-    rotations: dict[str, Callable[[], object]] = {}
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-    rotations["transformers"] = lambda: apply_rotary_pos_emb(q, k, cos, sin)
-    try:
-        from x_transformers.x_transformers import apply_rotary_pos_emb as apply
-    except ModuleNotFoundError:
-        return rotations
-    angle = torch.atan2(t.sin, t.cos).repeat_interleave(2, -1)
-    rotations["x-transformers"] = lambda: (apply(q, angle), apply(k, angle))
+    cos, sin = (torch.cat((part, part), -1)[None] for part in t)
+    rotations: dict[str, Callable[[], object]] = {"transformers": lambda: apply_rotary_pos_emb(q, k, cos, sin)}
+    if find_spec("diffusers"):
+        from diffusers.models.embeddings import apply_rotary_emb
+
+        table = cos[0], sin[0]
+        rotations["diffusers"] = lambda: [apply_rotary_emb(x, table, use_real_unbind_dim=-2) for x in (q, k)]
+    if find_spec("litgpt"):
+        from litgpt.model import apply_rope
+
+        rotations["litgpt"] = lambda: [apply_rope(x, cos, sin) for x in (q, k)]
+    if find_spec("curated_transformers") and q.shape[2] > 1:
+        from curated_transformers.layers.embeddings import RotaryEmbeddings
+
+        module = RotaryEmbeddings(q.shape[3], seq_len=q.shape[2])
+        rotations["curated-transformers"] = lambda: [module(x) for x in (q, k)]
     return rotations
 
 
