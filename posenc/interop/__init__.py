@@ -1,0 +1,1 @@
+"""Other projects' configurations and checkpoints, as specifications and layouts of posenc; nothing is imported here."""
