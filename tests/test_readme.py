@@ -28,7 +28,8 @@ def test_a_broken_block_is_seen():
 
 
 def broken_links(page: Path, text: str) -> list[str]:
-    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text)
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", prose)
     return [link for link in links if not (page.parent / link).exists()]
 
 
