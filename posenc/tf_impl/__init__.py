@@ -1,13 +1,15 @@
-"""Encodings as TensorFlow tensors: `phase`, `encode`, `add`; the Keras layer is in `posenc.tf_impl.layers`.
+"""Encodings and rotations as TensorFlow tensors; the Keras layers are in `posenc.tf_impl.layers`.
 
-Eager, with positions on the host, results are correctly rounded; in a `tf.function`, or with tensors on an accelerator,
-they come from fused float32 kernels (N1 and N2 of the contract in `posenc`).
+Eager, with positions on the host, encodings and tables are correctly rounded; in a `tf.function`, or with tensors on an
+accelerator, they come from fused float32 kernels (N1 and N2 of the contract in `posenc`).
 """
 
 from posenc.spec import checks
 
 checks.framework("posenc.tf_impl", "tensorflow", "TensorFlow", "tf")
 
-from posenc.tf_impl.phase import add, encode, phase  # noqa: E402 - the sentence about a missing framework comes first
+# the sentence about a missing framework comes first
+from posenc.tf_impl.phase import Table, add, encode, phase, table  # noqa: E402
+from posenc.tf_impl.rotation import rotate  # noqa: E402
 
-__all__ = ["add", "encode", "phase"]
+__all__ = ["Table", "add", "encode", "phase", "rotate", "table"]

@@ -7,7 +7,8 @@ of 32,768, are left to the direct path.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -18,7 +19,7 @@ import tensorflow as tf
 from posenc.spec.plan import PhasePlan
 from posenc.tf_impl.formats import nearest
 from posenc.tf_impl.inputs import Array, Tensor
-from posenc.tf_impl.waves import arranged, wave64
+from posenc.tf_impl.waves import channels, wave64
 from posenc.tf_impl.words import phase_words, plan_words
 
 DOUBT = 2.0**-49
@@ -27,13 +28,15 @@ BLOCK = 2**20
 
 
 class Rows:
-    """A table that is filled in place, so that no second one is ever held."""
+    """Tables that are filled in place, so that no second one is ever held; where there are two, channels are halved."""
 
-    def __init__(self, rows: int, dim: int, dtype: Any) -> None:
-        self.table = tf.raw_ops.Empty(shape=[rows, dim], dtype=dtype)
+    def __init__(self, rows: int, plan: PhasePlan, dtype: Any, tables: int) -> None:
+        shape = [rows, plan.dim // tables]
+        self.tables = [tf.raw_ops.Empty(shape=shape, dtype=dtype) for _ in range(tables)]
 
-    def put(self, rows: Array, block: Tensor) -> None:
-        tf.raw_ops.InplaceUpdate(x=self.table, i=tf.constant(rows, tf.int32), v=block)
+    def put(self, rows: Array, blocks: Sequence[Tensor]) -> None:
+        for table, block in zip(self.tables, blocks, strict=True):
+            tf.raw_ops.InplaceUpdate(x=table, i=tf.constant(rows, tf.int32), v=block)
 
 
 def steps_of(plan: PhasePlan) -> int:
@@ -41,18 +44,31 @@ def steps_of(plan: PhasePlan) -> int:
     return 1 << max(3, min(7, (BLOCK // plan.dim).bit_length() - 1))
 
 
-def progression(plan: PhasePlan, rows: range, dtype: Any) -> tuple[Rows, Array]:
+@lru_cache(maxsize=64)
+def scales(plan: PhasePlan, rest: float | None) -> Array:
+    """`(2, pairs)`: what each pair is multiplied by, and the relative error of its values.
+
+    A pair that does not turn has the value `rest`, already rounded, at every position. It is in no doubt: none of its
+    values may be asked for one by one.
+    """
+    still = np.array([increment == 0 for increment in plan.increments])
+    if rest is None or math.isinf(rest):  # an infinite one would make a sine of zero a NaN
+        rest = plan.magnitude
+    return np.array([np.where(still, rest, plan.magnitude), np.where(still, 0.0, DOUBT)])
+
+
+def progression(plan: PhasePlan, rest: float | None, rows: range, dtype: Any, tables: int) -> tuple[Rows, Array]:
     """`(n, dim)` of an arithmetic progression, and which of its rows are not certain."""
     total, steps = len(rows), steps_of(plan)
-    group = max(1, BLOCK // plan.dim // steps)
-    kernel = _progression_kernel(dtype, plan.dim, group, steps)
+    group = max(1, BLOCK // plan.dim * tables // steps)
+    kernel = _progression_kernel(dtype, plan.dim // tables, group, steps)
     inner = replace(plan, offset=0)
-    sine, cosine = _anchors(inner, np.arange(steps, dtype=np.int64) * rows.step, 1.0)
-    c, s = arranged(plan, cosine, cosine), arranged(plan, sine, sine)
-    doubt = np.full(plan.dim, DOUBT * plan.magnitude)
-    doubt[2 * plan.pairs :] = 0  # the zero channel of an odd width is certain
-    doubt = tf.constant(doubt)
-    result, again = Rows(total, plan.dim, dtype), [np.zeros(0, np.int64)]
+    sine, cosine = _anchors(inner, np.arange(steps, dtype=np.int64) * rows.step)
+    c, s = channels(plan, cosine, cosine, tables), channels(plan, sine, sine, tables)
+    scale, relative = scales(plan, rest)
+    error = tf.constant(relative * plan.magnitude)
+    doubt = channels(plan, error, error, tables)  # the zero channel of an odd width is certain
+    result, again = Rows(total, plan, dtype, tables), [np.zeros(0, np.int64)]
     for start in range(0, total, group * steps):
         stop = min(start + group * steps, total)
         ahead = start // (group * steps) % 8
@@ -60,20 +76,23 @@ def progression(plan: PhasePlan, rows: range, dtype: Any) -> tuple[Rows, Array]:
             firsts = np.full(8 * group, rows[start], np.int64)
             some = rows[start : start + 8 * group * steps : steps]
             firsts[: len(some)] = some
-            sine, cosine = _anchors(plan, firsts, plan.magnitude)
-            a = tf.split(arranged(plan, sine, cosine), 8)
-            b = tf.split(arranged(plan, cosine, -sine), 8)
-        block = kernel(a[ahead], b[ahead], c, s, doubt)[: stop - start]
-        result.put(np.arange(start, stop), block)
-        if not np.isfinite(float(tf.reduce_sum(block))):
-            again.append(np.flatnonzero(tf.math.is_nan(block).numpy().any(-1)) + start)
-    return result, np.concatenate(again)
+            sine, cosine = (wave * scale for wave in _anchors(plan, firsts))
+            a = [tf.split(part, 8) for part in channels(plan, sine, cosine, tables)]
+            b = [tf.split(part, 8) for part in channels(plan, cosine, -sine, tables)]
+        blocks = [kernel(a[i][ahead], b[i][ahead], c[i], s[i], doubt[i])[: stop - start] for i in range(tables)]
+        result.put(np.arange(start, stop), blocks)
+        again += [
+            np.flatnonzero(tf.math.is_nan(block).numpy().any(-1)) + start
+            for block in blocks
+            if not np.isfinite(float(tf.reduce_sum(block)))
+        ]
+    return result, np.unique(np.concatenate(again))
 
 
-def _anchors(plan: PhasePlan, positions: Array, magnitude: float) -> tuple[Tensor, Tensor]:
-    """Sines and cosines `(n, pairs)` times the magnitude."""
+def _anchors(plan: PhasePlan, positions: Array) -> tuple[Tensor, Tensor]:
+    """Sines and cosines `(n, pairs)`."""
     sine, cosine = _anchor_kernel()(tf.constant(positions), tf.constant(plan_words(plan)))
-    return sine * magnitude, cosine * magnitude
+    return sine, cosine
 
 
 @lru_cache(maxsize=1)

@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from posenc.spec import checks
-from posenc.spec.plan import PhasePlan
 
 Tensor: TypeAlias = Any  # TensorFlow ships no usable types
 Array: TypeAlias = np.ndarray[Any, Any]
+Shape: TypeAlias = tuple[int | None, ...]
 Positions: TypeAlias = "range | Array | Tensor"
 """On the host a range, or an int64 or float64 array, checked; otherwise a tensor: int64, float32 or float64."""
 
@@ -79,7 +79,7 @@ def read_dtype(where: str, dtype: object) -> Any:
     return result
 
 
-def read_x(where: str, x: Any, plan: PhasePlan, *, rows: bool) -> Tensor:
+def read_x(where: str, x: Any, dim: int, *, rows: bool = False) -> Tensor:
     """`x` as a dense tensor of shape (..., dim); `rows`: its second last axis must say the positions."""
     if isinstance(x, tf.RaggedTensor | tf.SparseTensor) or not hasattr(x, "dtype"):
         raise checks.x_dtype_error(where, type(x).__name__)
@@ -91,10 +91,10 @@ def read_x(where: str, x: Any, plan: PhasePlan, *, rows: bool) -> Tensor:
         raise checks.x_dtype_error(where, x.dtype.name)
     if x.shape.rank is None:
         return x
-    if x.shape.rank == 0 or x.shape[-1] not in (plan.dim, None):
-        raise checks.x_shape_error(where, plan.dim, x.shape)
+    if x.shape.rank == 0 or x.shape[-1] not in (dim, None):
+        raise checks.x_shape_error(where, dim, x.shape)
     if rows and x.shape.rank < 2:
-        raise checks.x_rank_error(where, plan.dim, x.shape)
+        raise checks.x_rank_error(where, dim, x.shape)
     return x
 
 
@@ -106,12 +106,15 @@ def check_broadcast(where: str, positions: Positions, x: Tensor) -> None:
     if shape is None or x.shape.rank is None:
         return
     target = tuple(x.shape[:-1])
-    # an unknown size may be any: let it agree with whatever stands opposite
-    known = tuple(1 if n is None else n for n in shape)
-    opposite = dict(enumerate(reversed(shape)))
-    wanted = tuple(opposite.get(i) if n is None else n for i, n in reversed(list(enumerate(reversed(target)))))
-    if not checks.broadcasts(known, tuple(1 if n is None else n for n in wanted)):
+    if not checks.broadcasts(*agreed(shape, target)):
         raise checks.positions_shape_error(where, target, shape)
+
+
+def agreed(shape: Shape, target: Shape) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Both shapes with sizes where none is known: one that may be any agrees with whatever stands opposite."""
+    known = tuple(1 if n is None else n for n in shape)
+    opposite = (1,) * (len(target) - len(known)) + known[max(0, len(known) - len(target)) :]
+    return known, tuple(o if n is None else n for n, o in zip(target, opposite, strict=True))
 
 
 def _ranked(positions: Any) -> bool:

@@ -16,10 +16,10 @@ import numpy as np
 import tensorflow as tf
 
 from posenc.spec.plan import PhasePlan, PhaseSpec
-from posenc.tf_impl.addition import DOUBT, Rows, concrete, progression, steps_of
+from posenc.tf_impl.addition import DOUBT, Rows, concrete, progression, scales, steps_of
 from posenc.tf_impl.formats import nearest
 from posenc.tf_impl.inputs import Array, Tensor
-from posenc.tf_impl.waves import arranged, wave64
+from posenc.tf_impl.waves import channels, wave64
 from posenc.tf_impl.words import phase_words, plan_words
 
 SMALL = 2**15
@@ -28,19 +28,26 @@ BLOCK = 2**17
 """Values of a block, which is all that is held besides the result."""
 
 
-def encoded(spec: PhaseSpec, plan: PhasePlan, positions: range | Array, dtype: Any) -> Tensor:
-    """`(*P,)` host positions -> `(*P, dim)`, correctly rounded for integers."""
+def encoded(spec: PhaseSpec, plan: PhasePlan, positions: range | Array, dtype: Any, tables: int = 1) -> list[Tensor]:
+    """`(*P,)` host positions -> one tensor `(*P, dim)`, or two of half the channels, correctly rounded for integers."""
+    rest = _rest(spec, plan, dtype) if 0 in plan.increments else None
     rows = positions if isinstance(positions, range) else _as_range(positions)
     if rows is not None and dtype != tf.float64 and len(rows) * plan.dim > SMALL and len(rows) >= 4 * steps_of(plan):
-        result, again = progression(plan, rows, dtype)
+        result, again = progression(plan, rest, rows, dtype, tables)
         if plan.padding_position is not None and plan.padding_position in rows:
             again = np.union1d(again, [rows.index(plan.padding_position)])
         if len(again):
-            result.put(again, _direct(spec, plan, again * rows.step + rows.start, dtype))
-        return result.table
+            result.put(again, _direct(spec, plan, rest, again * rows.step + rows.start, dtype, tables))
+        return result.tables
     if isinstance(positions, range):
         positions = np.arange(len(positions), dtype=np.int64) * positions.step + positions.start
-    return tf.reshape(_direct(spec, plan, positions.reshape(-1), dtype), [*positions.shape, plan.dim])
+    shape = [*positions.shape, plan.dim // tables]
+    return [tf.reshape(part, shape) for part in _direct(spec, plan, rest, positions.reshape(-1), dtype, tables)]
+
+
+def _rest(spec: PhaseSpec, plan: PhasePlan, dtype: Any) -> float:
+    """The cosine of a phase of zero, rounded: every cosine at position `-offset`, and that of a pair that is still."""
+    return spec.value(-plan.offset, {"interleaved": 1, "sin_cos": plan.pairs, "cos_sin": 0}[plan.layout], dtype.name)
 
 
 def _as_range(positions: Array) -> range | None:
@@ -52,63 +59,79 @@ def _as_range(positions: Array) -> range | None:
     return range(int(positions[0]), int(positions[-1]) + (1 if step > 0 else -1), step)
 
 
-def _direct(spec: PhaseSpec, plan: PhasePlan, positions: Array, dtype: Any) -> Tensor:
-    """`(n,)` -> `(n, dim)`, each value from its own phase."""
+def _direct(
+    spec: PhaseSpec, plan: PhasePlan, rest: float | None, positions: Array, dtype: Any, tables: int
+) -> list[Tensor]:
+    """`(n,)` -> `(n, dim)` in one or two tensors, each value from its own phase."""
     total = len(positions)
     compiled = total * plan.dim > SMALL
     size = 1 << (max(1, min(total, BLOCK // plan.dim)) - 1).bit_length() if compiled else max(total, 1)
     shape = (size, plan.pairs) if compiled else (None, None)
     kernel = _direct_kernel(tf.as_dtype(positions.dtype), dtype, *shape)
-    words, magnitude = tf.constant(plan_words(plan)), tf.constant(plan.magnitude, tf.float64)
-    result = Rows(total, plan.dim, dtype) if total > size else None
-    block = tf.zeros([0, plan.dim], dtype)
+    words, scale = tf.constant(plan_words(plan)), tf.constant(scales(plan, rest))
+    result = Rows(total, plan, dtype, tables) if total > size else None
+    blocks = [tf.zeros([0, plan.dim // tables], dtype)] * tables
     for start in range(0, total, size):
         chunk = positions[start : start + size]
         padded = np.zeros(size, positions.dtype)
         padded[: len(chunk)] = chunk
         sine, cosine, doubtful, any_doubtful = kernel(
-            tf.constant(padded), words, magnitude, tf.constant(plan.offset, tf.int64)
+            tf.constant(padded), words, scale, tf.constant(plan.offset, tf.int64)
         )
-        block = arranged(plan, sine, cosine)[: len(chunk)]
+        if size > len(chunk):
+            sine, cosine = sine[: len(chunk)], cosine[: len(chunk)]
         if any_doubtful:
-            block = _decided(spec, plan, chunk, block, doubtful.numpy()[: len(chunk)])
+            sine, cosine = _decided(spec, plan, chunk, sine, cosine, doubtful.numpy()[: len(chunk)])
+        blocks = channels(plan, sine, cosine, tables)
         if plan.padding_position is not None:
-            block = tf.where((chunk == plan.padding_position)[:, None], tf.zeros((), dtype), block)
+            blocks = [tf.where((chunk == plan.padding_position)[:, None], tf.zeros((), dtype), b) for b in blocks]
         if result is not None:
-            result.put(np.arange(start, start + len(chunk)), block)
-    return block if result is None else result.table
+            result.put(np.arange(start, start + len(chunk)), blocks)
+    return blocks if result is None else result.tables
 
 
-def _decided(spec: PhaseSpec, plan: PhasePlan, positions: Array, block: Tensor, doubtful: Array) -> Tensor:
-    """The block with both channels of every doubtful pair computed exactly."""
-    where = []
-    for row, pair in np.argwhere(doubtful).tolist():
-        channels = (2 * pair, 2 * pair + 1) if plan.layout == "interleaved" else (pair, plan.pairs + pair)
-        where += [(row, channel) for channel in channels]
-    if not where:
-        return block
-    values = [spec.value(int(positions[row]), channel, block.dtype.name) for row, channel in where]
-    return tf.tensor_scatter_nd_update(block, where, tf.cast(tf.constant(values, tf.float64), block.dtype))
+def _decided(
+    spec: PhaseSpec, plan: PhasePlan, positions: Array, sine: Tensor, cosine: Tensor, doubtful: Array
+) -> tuple[Tensor, Tensor]:
+    """Sine and cosine of every doubtful pair computed exactly; those of a phase of zero once for all."""
+    resting = positions == -plan.offset
+    if (doubtful & resting[:, None]).any():  # the magnitude itself is close to a tie, and padding has many such rows
+        cosine = tf.where(resting[:, None], tf.cast(_rest(spec, plan, cosine.dtype), cosine.dtype), cosine)
+        sine = tf.where(resting[:, None], tf.zeros((), sine.dtype), sine)
+    where = np.argwhere(doubtful & ~resting[:, None])
+    results = []
+    for wave, is_sine in ((sine, True), (cosine, False)):
+        asked = [(int(positions[row]), _channel(plan, pair, is_sine)) for row, pair in where.tolist()]
+        values = [spec.value(position, channel, wave.dtype.name) for position, channel in asked]
+        exact = tf.cast(tf.constant(values, tf.float64), wave.dtype)
+        results.append(tf.tensor_scatter_nd_update(wave, where, exact))
+    return results[0], results[1]
+
+
+def _channel(plan: PhasePlan, pair: int, sine: bool) -> int:
+    if plan.layout == "interleaved":
+        return 2 * pair + (not sine)
+    return pair + plan.pairs * (sine == (plan.layout == "cos_sin"))
 
 
 @lru_cache(maxsize=64)
 def _direct_kernel(positions: Any, dtype: Any, rows: int | None, pairs: int | None) -> Callable[..., Any]:
     """Sines, cosines, which pairs of them are not certain, and whether any is; compiled where the shape is given."""
 
-    def kernel(p: Tensor, words: Tensor, magnitude: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def kernel(p: Tensor, words: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         sine, cosine, angle = wave64(phase_words(words, p))
-        both = tf.stack([sine, cosine]) * magnitude
+        both = tf.stack([sine, cosine]) * scale[0]
         if dtype == tf.float64 or not positions.is_integer:  # no claim of correct rounding
             rounded = tf.cast(nearest(both, dtype), dtype)
             return rounded[0], rounded[1], tf.zeros([1, 1], tf.bool), tf.constant(False)
-        low, high = nearest(both - both * DOUBT, dtype), nearest(both + both * DOUBT, dtype)
-        near_zero = angle < tf.abs(tf.cast(p + offset, tf.float64))[:, None] * 2.0**-72
+        low, high = nearest(both - both * scale[1], dtype), nearest(both + both * scale[1], dtype)
+        near_zero = angle < tf.abs(tf.cast(p + offset, tf.float64))[:, None] * (scale[1] * 2.0**-72 / DOUBT)
         doubtful = tf.reduce_any(low != high, 0) | near_zero
         low = tf.cast(low, dtype)
         return low[0], low[1], doubtful, tf.reduce_any(doubtful)
 
     spec = tf.TensorSpec
     signature = [
-        spec([rows], positions), spec([4, 4, pairs], tf.int64), spec([], tf.float64), spec([], tf.int64),
+        spec([rows], positions), spec([4, 4, pairs], tf.int64), spec([2, pairs], tf.float64), spec([], tf.int64),
     ]  # fmt: skip
     return concrete(kernel, signature, jit=rows is not None)

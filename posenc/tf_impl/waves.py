@@ -76,6 +76,11 @@ def _horner(coefficients: Any, z: Tensor) -> Tensor:
     return total
 
 
+def channels(plan: PhasePlan, sine: Tensor, cosine: Tensor, tables: int) -> list[Tensor]:
+    """`(*P, pairs)` sines and cosines -> one tensor of `(*P, dim)` channels, or two: those of a rotation."""
+    return [arranged(plan, sine, cosine)] if tables == 1 else [cosine, sine]
+
+
 def arranged(plan: PhasePlan, sine: Tensor, cosine: Tensor) -> Tensor:
     """`(*P, pairs)` sines and cosines -> `(*P, dim)` channels in the plan's layout, a zero last where dim is odd."""
     pair = (cosine, sine) if plan.layout == "cos_sin" else (sine, cosine)
@@ -133,13 +138,17 @@ def _split(remainder: Tensor, factor: Fraction) -> tuple[Tensor, Tensor]:
     return high * 2.0 ** (-32 - scale), low * 2.0 ** (-32 - scale)
 
 
+def fused_waves(plan: PhasePlan, positions: Tensor, dtype: Any) -> tuple[Tensor, Tensor]:
+    """`(*P,)` -> `(*P, pairs)` sines and cosines, float64 where that is asked for and float32 elsewhere."""
+    if dtype != tf.float64:
+        return wave32(plan, positions)
+    sine, cosine, _ = wave64(phase_words(plan_words(plan), positions))
+    return sine * plan.magnitude, cosine * plan.magnitude
+
+
 def fused(plan: PhasePlan, positions: Tensor, dtype: Any) -> Tensor:
-    """`(*P,)` -> `(*P, dim)` in a graph or on an accelerator; float64 only where it is asked for."""
-    if dtype == tf.float64:
-        sine, cosine, _ = wave64(phase_words(plan_words(plan), positions))
-        value = arranged(plan, sine * plan.magnitude, cosine * plan.magnitude)
-    else:
-        value = arranged(plan, *wave32(plan, positions))
+    """`(*P,)` -> `(*P, dim)` in a graph or on an accelerator."""
+    value = arranged(plan, *fused_waves(plan, positions, dtype))
     if plan.padding_position is not None:
         value = tf.where(_is_padding(plan, positions)[..., None], tf.zeros((), value.dtype), value)
     return tf.cast(value, dtype)
