@@ -9,11 +9,17 @@ from typing import Annotated
 
 from posenc import __version__
 from posenc.conformance import columns, report, run
-from posenc.conformance.cases import sinusoidal
+from posenc.conformance.cases import families
+from posenc.interop import checkpoint_layout
+from posenc.interop.attention_config import attention_by_layer, layout_by_config
+from posenc.interop.huggingface_record import load
+from posenc.interop.tensor_names import summary
+from posenc.spec.plan import PairLayout
 
 try:
     import typer
     from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Table
     from rich.text import Text
 except ModuleNotFoundError as missing:
@@ -53,7 +59,7 @@ def check(names: Sequence[str], *, as_json: bool, junit: Path | None) -> int:
     if junit is not None and (not junit.name or junit.is_dir() or not os.access(junit.parent, os.W_OK)):
         raise UsageError(f"--junit: expected a file in a folder that can be written, received {str(junit)!r}")
     chosen = [column for column in columns.COLUMNS if not wanted or column in wanted]
-    vectors = sinusoidal()
+    vectors = families()
     with _progress() as announce:
         # what was asked for and cannot run is a failure, not a row that says so
         results = list(run.check(chosen, vectors, announce, required=bool(names)))
@@ -67,6 +73,32 @@ def check(names: Sequence[str], *, as_json: bool, junit: Path | None) -> int:
         except OSError as error:
             raise UsageError(f"--junit: cannot write {junit}: {error.strerror}") from None
     return report.exit_code(results)
+
+
+def convert_layout(source: Path, target: Path, *, config: Path, to: str, said: str | None, keep: Sequence[str]) -> None:
+    """Write the checkpoint `source` as `target`, its query and key projections permuted, and print which these were."""
+    layouts: dict[str | None, PairLayout] = {"half": "half", "interleaved": "interleaved"}
+    for option, layout in (("--to", to), ("--from", said)):
+        if layout not in layouts and layout is not None:
+            raise UsageError(f"{option}: expected half or interleaved, received {layout!r}")
+    try:
+        record = load("--config", config)
+        conversion = checkpoint_layout.prepare(
+            source,
+            attention_by_layer(record),
+            to=layouts[to],
+            by_config=layout_by_config(record),
+            said=layouts.get(said),
+            keep=keep,
+        )
+        with _bar(conversion.size) as announce:
+            conversion.write(target, announce)
+    except ValueError as error:  # of a specification, a config or a checkpoint
+        raise UsageError(str(error)) from None
+    print(f"Permuted {len(conversion.permuted)} tensors, now {to}:")  # noqa: T201
+    for name in summary(conversion.permuted):
+        print(f"  {name}")  # noqa: T201
+    print(f"Copied {conversion.copied} tensors. The config is not changed.")  # noqa: T201
 
 
 def _application() -> "typer.Typer":
@@ -105,6 +137,30 @@ def _application() -> "typer.Typer":
         """
         raise typer.Exit(check(column or [], as_json=as_json, junit=junit))
 
+    @application.command("convert-layout")
+    def convert(
+        source: Annotated[Path, typer.Argument(metavar="IN", help="A .safetensors file, an index, or a folder.")],
+        target: Annotated[Path, typer.Argument(metavar="OUT", help="A name that does not exist yet.")],
+        config: Annotated[Path, typer.Option(help="The model's config.json, or the folder that has it.")],
+        to: Annotated[str, typer.Option(metavar="LAYOUT", help="The layout to be written: half or interleaved.")],
+        said: Annotated[
+            str | None,
+            typer.Option("--from", metavar="LAYOUT", help="The layout of IN, where its config does not tell it."),
+        ] = None,
+        keep: Annotated[
+            list[str] | None,
+            typer.Option(metavar="PATTERN", help="Copy these tensors as they are ('visual.*'); may be repeated."),
+        ] = None,
+    ) -> None:
+        """Permute the query and key projections of a checkpoint from one pair layout to the other.
+
+        IN may be a safetensors file, an index of shards or a folder with one of them; then OUT becomes a folder. Every
+        other tensor is copied byte for byte. What looks like a projection and is not known is refused by name.
+
+        Exit code 0: OUT is complete; 2: it was not written, and the message says why.
+        """
+        convert_layout(source, target, config=config, to=to, said=said, keep=keep or [])
+
     return application
 
 
@@ -134,6 +190,19 @@ def _progress() -> Iterator[run.Announce]:
         return
     with console.status("starting") as status:
         yield lambda text: status.update(Text(text))
+
+
+@contextlib.contextmanager
+def _bar(size: int) -> Iterator[checkpoint_layout.Announce]:
+    """Bytes done, on standard error where that is a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    parts = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*parts, console=console, transient=True) as progress:
+        task = progress.add_task("converting", total=size)
+        yield lambda count: progress.advance(task, count)
 
 
 def _write(path: Path, text: str) -> None:

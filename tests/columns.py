@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from posenc.conformance.bounds import N2_ACCELERATOR
 from posenc.conformance.columns import COLUMNS, Column
 from posenc.conformance.drivers.torch_driver import compiler
-from posenc.conformance.judge import N2_ACCELERATOR
 from posenc.conformance.protocol import Subject
 
 
@@ -67,8 +67,10 @@ def numpy_dtype(dtype: str) -> Any:
     return np.dtype(dtype)
 
 
+REFERENCE = Host("numpy")
 HOSTS = tuple(Host(column.framework) for column in COLUMNS if column.mode.name == "N1")
 every_host = pytest.mark.parametrize("host", HOSTS, ids=lambda host: host.name)
+OTHERS = pytest.mark.parametrize("host", [host for host in HOSTS if host != REFERENCE], ids=lambda host: host.name)
 
 
 # --- The matrix: every column and variant that runs here ---
@@ -98,6 +100,7 @@ def listed() -> tuple[list[Column], list[str]]:
 
 
 MATRIX, LEFT_OUT = listed()
+TRACED = [column for column in MATRIX if column.mode.name == "N2" and column.variant != "inductor"]
 
 
 @cache

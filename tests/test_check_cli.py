@@ -10,13 +10,15 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from posenc import __version__, cli
+from posenc import Rope, __version__, cli
 from posenc.conformance import columns, report
+from posenc.conformance.bounds import N1
 from posenc.conformance.columns import COLUMNS, Column, column
-from posenc.conformance.judge import N1
 from posenc.conformance.protocol import NotRun
+from tests.wrong.formula import Layout
+from tests.wrong.rotary_turn import OtherLayout
 
-WRONG = Column("wrong", "order", N1, "tests.wrong.formula:Layout", tier=1)
+WRONG = Column("wrong", "order", N1, "tests.test_check_cli:Order", tier=1)
 ABSENT = Column("absent", "", N1, "absent_framework.driver:host")
 NO_DEVICE = Column("numpy", "tpu", N1, "tests.test_check_cli:no_device")
 BROKEN = Column("broken", "", N1, "tests.test_check_cli:broken")
@@ -40,7 +42,16 @@ class Crashing:
     def phase(self, *question):
         raise RuntimeError(f"{len(question)} arguments and no memory")
 
-    encode = add = phase
+    encode = add = table = rotate = phase
+
+
+class Order:
+    """Channels and pairs in the other order."""
+
+    def __init__(self):
+        encoding, rotation = Layout(), OtherLayout()
+        self.encode, self.add, self.table, self.rotate = encoding.encode, encoding.add, rotation.table, rotation.rotate
+        self.phase = lambda spec, positions: (rotation if isinstance(spec, Rope) else encoding).phase(spec, positions)
 
 
 @pytest.fixture
@@ -64,10 +75,13 @@ def test_a_conformant_column(posenc):
     assert (code, err) == (0, "")
     assert lines[0].split("  ")[0] == "family"
     assert [name for name in report.HEADER if name not in lines[0]] == []
-    assert [line.split()[3] for line in lines[1:6]] == ["phase", "float64", "float32", "bfloat16", "float16"]
-    assert all(line.endswith("conformant") and "not" not in line for line in lines[1:6])
-    assert all(" 0 ulp" in line for line in lines[3:6])
-    assert lines[6].startswith("numpy conforms in ")
+    for family, rows in (("sinusoidal", lines[1:6]), ("rope", lines[6:11])):
+        assert [line.split()[0] for line in rows] == [family] * 5
+        assert [line.split()[3] for line in rows] == ["phase", "float64", "float32", "bfloat16", "float16"]
+        assert all(line.endswith("conformant") and "not" not in line for line in rows)
+        assert all(" 0 ulp" in line for line in rows[2:])
+        assert all((" of the bound" in line) == (family == "rope") for line in rows[1:])
+    assert lines[11].startswith("numpy conforms in ")
 
 
 def test_a_wrong_column_is_named_with_the_case(posenc):
@@ -77,7 +91,14 @@ def test_a_wrong_column_is_named_with_the_case(posenc):
         "wrong:order: sinusoidal.vaswani/0042, channel 1, float64: expected 1.0 (0x3ff0000000000000), received 0.0"
         in out
     )
+    assert "wrong:order: rope.given.rotate/0001, entry 0, float32: expected " in report_of(posenc, WRONG)
     assert "Failed: wrong:order (not conformant)." in out
+
+
+def report_of(posenc, wrong):
+    _, out, _ = posenc("check", "--json", listed=[wrong])
+    complaints = [text for result in json.loads(out)["results"] for text in result["disagreements"]]
+    return "\n".join(f"{wrong.name}: {text}" for text in complaints)
 
 
 def test_json_and_junit_say_the_same(posenc, tmp_path):
@@ -88,17 +109,24 @@ def test_json_and_junit_say_the_same(posenc, tmp_path):
     assert code == 1
     assert [path.name for path in tmp_path.iterdir()] == ["check.xml"]  # nothing beside it
     assert record["posenc"] == __version__
-    assert len(record["vectors"]["sha256"]) == 64
-    verdicts = {(r["column"], r["variant"], r["dtype"]): r["verdict"] for r in record["results"]}
-    assert verdicts["numpy", "host", "float32"] == "conformant"
-    assert verdicts["wrong", "order", "float32"] == "not conformant"
-    assert verdicts["numpy", "tpu", None] == "not run"
+    assert {name: len(own["sha256"]) for name, own in record["vectors"].items()} == {"sinusoidal": 64, "rope": 64}
+    verdicts = {(r["family"], r["column"], r["variant"], r["dtype"]): r["verdict"] for r in record["results"]}
+    assert len(verdicts) == len(record["results"])
+    for family in record["vectors"]:
+        assert verdicts[family, "numpy", "host", "float32"] == "conformant"
+        assert verdicts[family, "wrong", "order", "float32"] == "not conformant"
+        assert verdicts[family, "numpy", "tpu", None] == "not run"
     assert suite.get("tests") == str(len(record["results"]))
-    failed = {case.get("name") for case in suite if case.find("failure") is not None}
-    assert failed == {f"wrong:order {dtype}" for dtype in ("float64", "float32", "bfloat16", "float16")}
-    assert suite.get("failures") == "4"
-    (skipped,) = (case for case in suite if case.find("skipped") is not None)
-    assert skipped.find("skipped").get("message") == "no TPU"
+    failed = {(case.get("classname"), case.get("name")) for case in suite if case.find("failure") is not None}
+    narrow = ("float32", "bfloat16", "float16")
+    assert failed == {("sinusoidal", f"wrong:order {dtype}") for dtype in ("float64", *narrow)} | {
+        ("rope", f"wrong:order {dtype}")
+        for dtype in narrow  # the one rotation of tier 1 is asked in these
+    }
+    assert suite.get("failures") == "7"
+    skipped = [case for case in suite if case.find("skipped") is not None]
+    assert [case.get("classname") for case in skipped] == ["sinusoidal", "rope"]
+    assert {case.find("skipped").get("message") for case in skipped} == {"no TPU"}
     first = next(case for case in suite if case.find("failure") is not None).find("failure").get("message")
     assert first == next(r["disagreements"][0] for r in record["results"] if r["disagreements"])
 
@@ -184,7 +212,7 @@ def test_a_terminal_gets_a_table_and_sees_what_is_running():
     done = run(code, FORCE_COLOR="1", TERM="xterm", COLUMNS="200")
     assert done.returncode == 0
     assert "\x1b[32msinusoidal" in done.stdout  # conformant rows are green
-    assert "numpy: float" in done.stderr
+    assert "numpy: rope, float" in done.stderr
 
 
 @pytest.mark.parametrize("module", ["typer", "rich"])
@@ -202,7 +230,7 @@ for name in ("numpy", "ml_dtypes", "typer", "rich"):
     sys.modules[name] = None
 from posenc.conformance import cases, columns, report, run
 heavy = {"torch", "jax", "tensorflow", "keras"} & sys.modules.keys()
-results = list(run.check([columns.column("torch")], cases.sinusoidal()))
+results = list(run.check([columns.column("torch")], cases.families()))
 print(heavy, report.exit_code(results))
 """
     done = run(code)

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import pytest
 
+from posenc.conformance.bounds import N1, N2, bound
 from posenc.conformance.cases import PHASE, sinusoidal
-from posenc.conformance.judge import N1, N2, Disagreement, Question, bound, check_value, judge
+from posenc.conformance.judge import Disagreement, Question, check_value, judge
 from posenc.conformance.protocol import DTYPES, Answer, decoded, encoded, ordinal, unit
 from tests.wrong import formula, precision, state
 from tests.wrong.plain import Plain
@@ -212,18 +213,13 @@ def test_the_bounds_hold_where_they_say(dtype, mode, inside, outside):
     row = next(i for i, case in enumerate(group.cases) if case.position == -1)
     case = group.cases[row]
     expected = case.expected[dtype][1]
-    width = {"float64": 8, "float32": 4}[dtype]
-
-    def answer(steps):
-        data = bytes(width * (2 * row + 1)) + (expected + steps).to_bytes(width, "little")
-        return Answer(dtype, (row + 1, 2), data)
 
     question = Question(group, case, mode, dtype, (row + 1, 2), row)
     for steps in (inside, -inside):
-        assert check_value(question, answer(steps), 1).units == inside
+        assert check_value(question, expected + steps, 1).units == inside
     for steps in (outside, -outside):
         with pytest.raises(Disagreement, match=f"{outside} units in the last place"):
-            check_value(question, answer(steps), 1)
+            check_value(question, expected + steps, 1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -10,24 +10,27 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from posenc import Sinusoidal, SpecError
-from posenc.conformance.cases import PHASE, Case, Group, sinusoidal
+from posenc.conformance.cases import PHASE, families
 from posenc.conformance.judge import Disagreement, judge
-from posenc.conformance.protocol import DTYPES, Answer, Positions, encoded
+from posenc.conformance.protocol import DTYPES, Answer, Positions
 from posenc.conformance.run import asked
 from posenc.spec.exact import round_to
-from tests.columns import HOSTS, MATRIX, Host, every_host, numpy_dtype, parameter, subject
+from tests.columns import MATRIX, OTHERS, REFERENCE, TRACED, every_host, numpy_dtype, parameter, subject
+from tests.groups import group_of, phases_of, same_bits
 
-VECTORS = sinusoidal()
-REFERENCE = Host("numpy")
-OTHERS = pytest.mark.parametrize("host", [host for host in HOSTS if host != REFERENCE], ids=lambda host: host.name)
-TRACED = [column for column in MATRIX if column.mode.name == "N2" and column.variant != "inductor"]
+FAMILIES = {vectors.family: vectors.groups for vectors in families()}
+CELLS = [
+    (column, family, dtype)
+    for column in MATRIX
+    for family in FAMILIES
+    for dtype in (PHASE, *DTYPES)
+    if dtype == PHASE or dtype in column.dtypes
+]
 
-CELLS = [(column, dtype) for column in MATRIX for dtype in (PHASE, *DTYPES) if dtype == PHASE or dtype in column.dtypes]
 
-
-@pytest.mark.parametrize(("column", "dtype"), [parameter(column, dtype) for column, dtype in CELLS])
-def test_the_vectors(column, dtype):
-    groups = [group for group in VECTORS.groups if asked(column, group, dtype)]
+@pytest.mark.parametrize(("column", "family", "dtype"), [parameter(*cell) for cell in CELLS])
+def test_the_vectors(column, family, dtype):
+    groups = [group for group in FAMILIES[family] if asked(column, group, dtype)]
     assert groups
     found = [v.disagreement for group in groups for v in judge(subject(column), column.mode, group, dtype)]
     assert len(found) >= sum(len(group.cases) for group in groups)
@@ -71,18 +74,6 @@ PLACES = st.lists(INTEGERS, min_size=6, max_size=6)
 FLOATS = {"min_value": -(2.0**31), "max_value": 2.0**31, "exclude_min": True, "exclude_max": True, "width": 32}
 MOMENTS = st.lists(st.floats(**FLOATS), min_size=6, max_size=6)
 NORMAL = st.floats(**FLOATS, allow_subnormal=False)  # XLA takes subnormal numbers for zero, as devices do
-
-
-def same_bits(host, expected, received, what):
-    """The first entry that differs, named."""
-    wanted, got = REFERENCE.read(expected), host.read(received)
-    if wanted[:2] != got[:2]:
-        raise Disagreement(what, str(got[:2]), str(wanted[:2]))
-    if wanted[2] != got[2]:
-        width = numpy_dtype(wanted[0]).itemsize
-        index = next(i for i, (a, b) in enumerate(zip(wanted[2], got[2], strict=True)) if a != b) // width
-        bits = [data[index * width : (index + 1) * width][::-1].hex() for data in (got[2], wanted[2])]
-        raise Disagreement(f"{what}, entry {index}", *bits, limit="identical bits")
 
 
 @OTHERS
@@ -143,40 +134,6 @@ def test_traced_variants_keep_the_bounds_and_the_phases(column, spec, places, dt
 def test_traced_variants_keep_the_bounds_at_float_positions(column, spec, moments):
     for verdict in judge(subject(column), column.mode, group_of(spec, moments, "float32"), "float32"):
         assert verdict.disagreement is None
-
-
-def group_of(spec, positions, dtype="integer", rows=None):
-    """A group of vectors for any specification, by its exact arithmetic; `rows` are the ones judged."""
-    channels = tuple(range(spec.dim))
-    cases = []
-    for row, position in enumerate(positions):
-        chosen = channels if rows is None or row in rows else ()
-        values = {fmt: [spec.value(position, channel, fmt) for channel in chosen] for fmt in DTYPES}
-        expected = {fmt: tuple(pattern(value, fmt) for value in own) for fmt, own in values.items()}
-        truth = tuple(map(Fraction, values["float64"]))  # wrong by 2^-53 of itself, where the least limit is 2^-24
-        cases.append(Case(f"{spec}, {position}", (), chosen, expected, truth, position))
-    return Group("encode", "random", spec, 1, tuple(cases), dtype)
-
-
-def phases_of(spec, positions):
-    plan = spec.plan()
-    pairs = tuple(range(spec.pairs))
-    cases = tuple(
-        Case(
-            f"{spec}, {p}",
-            (),
-            pairs,
-            {PHASE: tuple((p + plan.offset) * w % 2**128 >> 32 for w in plan.increments)},
-            (),
-            p,
-        )
-        for p in positions
-    )
-    return Group(PHASE, "random", spec, 1, cases)
-
-
-def pattern(value, dtype):
-    return int.from_bytes(encoded([value], dtype), "little")
 
 
 REFERENCE_MODE = next(column.mode for column in MATRIX if column.name == REFERENCE.name)

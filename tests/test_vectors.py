@@ -1,4 +1,4 @@
-"""The vector file: made by its generator, honest about itself, and in agreement with the specification."""
+"""The vector files: made by their generator, honest about themselves, and in agreement with the specification."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from pathlib import Path
 
 import pytest
 
-from posenc import Sinusoidal, from_json, to_json
-from posenc.conformance.cases import PHASE, sinusoidal
-from posenc.conformance.protocol import DTYPES, encoded
+from posenc import Llama3, Rope, Sinusoidal, Yarn, YarnPaper, from_json, to_json
+from posenc.conformance.cases import PHASE, families, rope, sinusoidal
+from posenc.conformance.protocol import DTYPES, decoded, encoded
 from posenc.spec.exact import round_to
 
 ROOT = Path(__file__).parent.parent
 VECTORS = files("posenc.conformance") / "vectors"
-FILE = json.loads((VECTORS / "sinusoidal.json").read_text(encoding="utf-8"))
-LIMIT = 2_000_000
+FILES = {
+    family: json.loads((VECTORS / f"{family}.json").read_text(encoding="utf-8")) for family in ("sinusoidal", "rope")
+}
+LIMIT = 1_500_000
+every_file = pytest.mark.parametrize("family", FILES)
+GROUPS = [pytest.param(group, id=group["cases"][0]["id"]) for record in FILES.values() for group in record["groups"]]
 
 
 def run_generator(*arguments):
@@ -31,7 +35,7 @@ def run_generator(*arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_generator_makes_this_very_file():
+def test_the_generator_makes_these_very_files():
     done = run_generator("--check")
     assert done.returncode == 0, done.stderr
 
@@ -43,13 +47,16 @@ def test_the_generator_sees_one_changed_digit(tmp_path):
                 copied = tmp_path / source.relative_to(ROOT)
                 copied.parent.mkdir(parents=True, exist_ok=True)
                 copied.write_bytes(source.read_bytes())
-    spoilt = tmp_path / "posenc" / "conformance" / "vectors" / "sinusoidal.json"
-    text = spoilt.read_text(encoding="utf-8")
-    spoilt.write_text(text.replace("0.841470984807896506", "0.841470984807896507", 1), encoding="utf-8")
+    for family, digits in (("sinusoidal", "0.841470984807896506"), ("rope", "0.540302305868139717")):
+        spoilt = tmp_path / "posenc" / "conformance" / "vectors" / f"{family}.json"
+        text = spoilt.read_text(encoding="utf-8")
+        assert digits in text
+        spoilt.write_text(text.replace(digits, digits[:-1] + "8", 1), encoding="utf-8")
     command = [sys.executable, str(tmp_path / "tools" / "make_vectors.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "first difference at line" in done.stderr
+    for family in FILES:
+        assert f"{family}.json is not what tools/make_vectors.py makes: first difference at line" in done.stderr
 
 
 def test_the_generator_imports_mpmath_and_nothing_of_posenc():
@@ -77,24 +84,47 @@ def lint(record):
     for group in record["groups"]:
         for case in group["cases"]:
             assert case["id"].startswith(group["variant"] + "/"), case["id"]
-            width = len(case["x"]) if group["kind"] == "add" else len(case.get("channels", case.get("pairs", [])))
+            width = len(case.get("x", case.get("channels", case.get("pairs", []))))
             if group["kind"] == "phase":
                 assert [len(word) for word in case["words"]] == [24] * width, case["id"]
                 continue
             assert len(case["decimal"]) == width > 0, case["id"]
-            for dtype, digits in zip(DTYPES, (16, 8, 4, 4), strict=True):
-                assert [len(word) for word in case[dtype]] == [digits] * width, case["id"]
-            for number in case["decimal"]:
-                significant = number.lower().split("e")[0].replace(".", "").lstrip("-0")
-                assert len(significant) >= 34 or float(number) in (0, int(float(number))), (case["id"], number)
+            for dtype in group.get("dtypes", DTYPES):
+                assert [len(word) for word in case[dtype]] == [DIGITS[dtype]] * width, case["id"]
+            lint_decimals(case["id"], case["decimal"])
+            if "table" in case:
+                size = math.prod(case["table"]["shape"])
+                for part in (case["table"]["cos"], case["table"]["sin"]):
+                    assert [len(word) for word in part] == [DIGITS[case["table"]["dtype"]]] * size, case["id"]
+        for name in ("frequencies", "magnitude", "softmax_factor"):
+            if name in group:
+                count = group["spec"]["rotary_dim"] // 2 if name == "frequencies" else 1
+                assert [len(word) for word in group[name]["float64"]] == [16] * count, (group["variant"], name)
+                lint_decimals(group["variant"], group[name]["decimal"])
 
 
-def test_the_file_is_honest_about_itself():
-    lint(FILE)
-    assert len((VECTORS / "sinusoidal.json").read_bytes()) < LIMIT
-    assert (FILE["family"], FILE["license"]) == ("sinusoidal", "CC0-1.0")
+DIGITS = dict(zip(DTYPES, (16, 8, 4, 4), strict=True))
+
+
+def lint_decimals(name, decimals):
+    for number in decimals:
+        significant = number.lower().split("e")[0].replace(".", "").lstrip("-0")
+        assert len(significant) >= 34 or float(number) in (0, int(float(number))), (name, number)
+
+
+@every_file
+def test_a_file_is_honest_about_itself(family):
+    record = FILES[family]
+    lint(record)
+    assert len((VECTORS / f"{family}.json").read_bytes()) < LIMIT
+    assert (record["family"], record["license"]) == (family, "CC0-1.0")
     assert "CC0 1.0 Universal" in (VECTORS / "LICENSE").read_text(encoding="utf-8")
-    assert all(note["bugType"] and note["effect"] for note in FILE["notes"].values())
+    assert all(note["bugType"] and note["effect"] for note in record["notes"].values())
+    assert all(
+        len(group["sources"]) >= (2 if family == "rope" else 1)
+        for group in record["groups"]
+        if "decimal" in group["cases"][0]
+    )
 
 
 def repeat_an_id(record):
@@ -133,29 +163,166 @@ def shorten_a_decimal(record):
     ],
 )
 def test_the_linter_sees_what_is_wrong(spoil, complaint):
-    record = copy.deepcopy(FILE)
+    record = copy.deepcopy(FILES["sinusoidal"])
     spoil(record)
     with pytest.raises(AssertionError, match=complaint):
         lint(record)
 
 
-@pytest.mark.parametrize("group", FILE["groups"], ids=lambda group: group["cases"][0]["id"])
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("magnitude", ("magnitude", "float64", 0)), ("frequencies", ("frequencies", "float64", 3))],
+)
+def test_the_linter_sees_a_word_cut_short(name, place):
+    record = copy.deepcopy(FILES["rope"])
+    key, dtype, index = place
+    group = next(group for group in record["groups"] if name in group and len(group[key][dtype]) > index)
+    group[key][dtype][index] = group[key][dtype][index][:-1]
+    with pytest.raises(AssertionError, match=name):
+        lint(record)
+
+
+def made(constructor):
+    """The specification that a named convention, or a method of another specification, gives."""
+    if "of" in constructor:
+        return getattr(from_json(json.dumps(constructor["of"])), constructor["name"])(**constructor["arguments"])
+    return getattr(Rope if "fraction" in constructor["arguments"] else Sinusoidal, constructor["name"])(
+        **constructor["arguments"]
+    )
+
+
+@pytest.mark.parametrize("group", GROUPS)
 def test_specifications_are_canonical_and_named_conventions_give_them(group):
     text = json.dumps(group["spec"])
     spec = from_json(text)
     assert to_json(spec) == text
     if "constructor" in group:
-        named = group["constructor"]
-        assert getattr(Sinusoidal, named["name"])(**named["arguments"]) == spec
+        assert made(group["constructor"]) == spec
 
 
 def test_every_named_convention_has_vectors():
-    used = {group["constructor"]["name"] for group in FILE["groups"] if "constructor" in group}
-    assert used == {name for name, member in vars(Sinusoidal).items() if isinstance(member, classmethod)}
+    used = {
+        group["constructor"]["name"]
+        for record in FILES.values()
+        for group in record["groups"]
+        if "constructor" in group
+    }
+    named = {
+        name for kind in (Sinusoidal, Rope) for name, member in vars(kind).items() if isinstance(member, classmethod)
+    }
+    assert used == named | {"at_length", "rerotation"}
+
+
+def test_a_switch_at_the_original_length_instead_of_one_past_it_is_seen():
+    """The mechanism of https://github.com/unslothai/unsloth/pull/10681: < for <=."""
+    seen = set()
+    for group in FILES["rope"]["groups"]:
+        if "LongRopeSwitch" in group["cases"][0]["flags"] and group["kind"] == "table":
+            length, scaling = group["constructor"]["arguments"]["length"], group["spec"]["scaling"]
+            early = made(group["constructor"] | {"arguments": {"length": length + 1}})
+            assert (early == from_json(json.dumps(group["spec"]))) == (length != scaling["original_length"])
+            seen.add(length - scaling["original_length"])
+    assert seen == {0, 1}
+
+
+# --- What a specification comes to ---
+
+FREQUENCY_ANCHORS = [  # published with the reference material: specification, pair, 60 digits
+    (Rope(128, 10000.0, "interleaved"), 63, "0.000115478198468945817966648288729550828156694804147961112997743"),
+    (Rope(64, 150000.0, "half"), 31, "0.00000967523656998148599637130146826847237239836644368099112170872"),
+    (
+        LLAMA2 := Rope(128, 10000.0, "half", scaling=Yarn(16.0, original_length=4096)),
+        20,
+        "0.0562341325190349080394951039776481231468251043098691664081689",
+    ),
+    (LLAMA2, 33, "0.00460043546785034718437621128691997177905525447277281791780254"),
+    (LLAMA2, 46, "0.0000833450895102077516047457322059581932759792477977731870830969"),
+    (
+        OSS := Rope(64, 150000.0, "half", scaling=Yarn(32.0, original_length=4096, truncate=False)),
+        8,
+        "0.0508132748154614736280205243378477571752688616576878112586002",
+    ),
+    (OSS, 17, "0.000129318701245062720607860761283893019526312708153803743121282"),
+    (
+        V3 := Rope(64, 10000.0, "half", scaling=Yarn(40.0, original_length=4096), apply_magnitude=False),
+        10,
+        "0.0562341325190349080394951039776481231468251043098691664081689",
+    ),
+    (V3, 23, "0.0000333380358040831006418982928823832773103916991191092748332387"),
+    (
+        PAPER := Rope(128, 10000.0, "half", scaling=YarnPaper(16.0, original_length=4096)),
+        21,
+        "0.048321729215016306207449366387841084109236270293064625545907",
+    ),
+    (PAPER, 45, "0.0000964259154583358442099318259504848431695601765217842948037425"),
+    (
+        LLAMA3 := Rope(
+            128, 500000.0, "half", scaling=Llama3(8.0, original_length=8192, low_freq_factor=1.0, high_freq_factor=4.0)
+        ),
+        28,
+        "0.00321144599475259101854348885419029762004283807370916422550405",
+    ),
+    (LLAMA3, 30, "0.00137189356776113816039970442819460204491850800909113004415135"),
+    (LLAMA3, 35, "0.0000955621235396468301986839671827029663257870579785903899877115"),
+]
+
+
+@pytest.mark.parametrize(("spec", "pair", "digits"), FREQUENCY_ANCHORS)
+def test_golden_frequencies_are_among_the_vectors(spec, pair, digits):
+    (group,) = (g for g in FILES["rope"]["groups"] if "frequencies" in g and from_json(json.dumps(g["spec"])) == spec)
+    assert abs(Fraction(group["frequencies"]["decimal"][pair]) / Fraction(digits) - 1) < Fraction(1, 10**39)
+    assert spec.frequencies()[pair] == round_to(Fraction(digits), "float64")
+
+
+def test_other_golden_numbers_are_among_the_vectors():
+    ntk = next(g for g in FILES["rope"]["groups"] if g["variant"] == "rope.ntk")
+    base = Fraction("82684.6226405622184362596980443389099960724881694496434275786")
+    last = Fraction(ntk["frequencies"]["decimal"][63])  # base ** (-126 / 128)
+    assert abs(last**64 * base**63 - 1) < Fraction(1, 10**36)
+    (deepseek,) = (
+        g
+        for g in FILES["rope"]["groups"]
+        if g["variant"] == "rope.magnitude"
+        and (own := g["spec"]["scaling"])["mscale_all_dim"] == 0
+        and own["magnitude_rule"] == "deepseek"
+    )
+    assert deepseek["magnitude"]["decimal"][0] == "1.260803777405855296611668617820370716203"
+    plain = Rope(128, 10000.0, "interleaved")
+    (row,) = (
+        c
+        for g in FILES["rope"]["groups"]
+        if from_json(json.dumps(g["spec"])) == plain and g["kind"] == "table"
+        for c in g["cases"]
+        if c["position"] == 131071
+    )
+    assert row["decimal"][row["channels"].index(1)] == "-0.9782709129364522375046512843389275285931"
+
+
+@pytest.mark.parametrize(
+    "group", [g for g in FILES["rope"]["groups"] if "frequencies" in g], ids=lambda g: g["cases"][0]["id"]
+)
+def test_frequencies_and_magnitudes_are_those_of_mpmath_correctly_rounded(group):
+    spec = from_json(json.dumps(group["spec"]))
+    for own, name in (
+        (spec.frequencies(), "frequencies"),
+        ((spec.magnitude,), "magnitude"),
+        ((spec.softmax_factor,), "softmax_factor"),
+    ):
+        assert [decoded(int(word, 16), "float64") for word in group[name]["float64"]] == list(own)
 
 
 def test_the_vectors_go_where_others_stop():
-    groups = [group for group in sinusoidal().groups if group.kind == "encode"]
+    encodings = [group for group in sinusoidal().groups if group.kind == "encode"]
+    assert {group.spec.dim for group in encodings} >= {2, 6, 7, 64, 320, 512, 1024}
+    assert {group.spec.base for group in encodings} >= {100.0, 10000.0, 500000.0, 1e6}
+    tables = [group for group in rope().groups if group.kind == "table"]
+    assert {group.spec.head_dim for group in tables} >= {2, 4, 6, 7, 12, 16, 64, 80, 96, 128, 256}
+    assert {group.spec.base for group in tables} >= {100.0, 10000.0, 150000.0, 500000.0, 1e6, 1e11}
+    check_positions(encodings)
+    check_positions(tables)
+
+
+def check_positions(groups):
     positions = {case.position for group in groups for case in group.cases}
     integers = {p for p in positions if isinstance(p, int)}
     for limit in (256, 2048, 65536, 2**24):
@@ -163,15 +330,33 @@ def test_the_vectors_go_where_others_stop():
     assert {2**31 - 1, 1 - 2**31} <= integers
     assert any(p < 0 and p != int(p) for p in positions)
     assert {group.position_dtype for group in groups} == {"integer", "float32", "float64"}
-    assert {group.spec.dim for group in groups} >= {2, 6, 7, 64, 320, 512, 1024}
-    assert {group.spec.base for group in groups} >= {100.0, 10000.0, 500000.0, 1e6}
 
 
-@pytest.mark.parametrize("group", sinusoidal().groups, ids=lambda group: group.cases[0].id)
+def test_rotations_have_every_shape_that_a_weak_vector_lacks():
+    groups = [group for group in rope().groups if group.kind in ("rotate", "turn")]
+    shapes = {(case.shape, case.head_axis) for group in groups for case in group.cases}
+    heads = [(shape, axis) for shape, axis in shapes if axis is not None and len(shape) == 4]
+    assert {axis for _, axis in heads} >= {0, 1, 2}
+    assert any(len({shape[0], shape[1], shape[2]}) == 3 for shape, _ in heads)  # nothing agrees by chance
+    assert any(len({shape[0], shape[1], shape[2]}) == 1 for shape, _ in heads)  # everything does
+    assert {len(shape) for shape, _ in shapes} >= {1, 3, 4, 5}
+    assert {(2, 4, 1, 8), (2, 2, 1, 8), (2, 1, 1, 8)} <= {shape for shape, _ in shapes}  # grouped keys
+    rows = {len(case.positions.shape) for group in groups for case in group.cases if case.positions is not None}
+    assert rows >= {0, 1, 2, 3}
+    assert {group.spec.layout for group in groups} == {"half", "interleaved", "interleaved_to_half"}
+    assert {group.spec.rotary_channels for group in groups} == {"first", "last"}
+    assert any(group.spec.magnitude != 1 for group in groups)
+    assert any(not group.spec.apply_magnitude for group in groups)
+
+
+@pytest.mark.parametrize("group", [g for v in families() for g in v.groups], ids=lambda group: group.cases[0].id)
 def test_mpmath_and_the_exact_arithmetic_of_the_specification_agree(group):
-    """Two independent routes to the same bits: the papers' formulas in mpmath, `Sinusoidal` in integers."""
+    """Two independent routes to the same bits: the papers' formulas in mpmath, the specification in integers."""
     if group.kind == "add":
         check_sums(group)
+        return
+    if group.kind in ("rotate", "turn"):
+        check_rotations(group)
         return
     for case in group.cases:
         if group.kind == PHASE:
@@ -179,7 +364,7 @@ def test_mpmath_and_the_exact_arithmetic_of_the_specification_agree(group):
                 case.id
             )
             continue
-        for dtype in DTYPES[: 4 if group.spec.dim < 64 else 2]:
+        for dtype in DTYPES[: 4 if group.spec.plan().dim < 64 else 2]:
             values = [group.spec.value(case.position, channel, dtype) for channel in case.channels]
             width = len(encoded([0.0], dtype))
             expected = b"".join(pattern.to_bytes(width, "little") for pattern in case.expected[dtype])
@@ -212,3 +397,46 @@ def check_sums(group):
                 wave = Fraction(group.spec.value(place, index % group.spec.dim, wide))
                 expected = encoded([round_to(Fraction(x) + wave, dtype)], dtype)
                 assert case.expected[dtype][index] == int.from_bytes(expected, "little"), (case.id, index, dtype)
+
+
+def check_rotations(group):
+    """On a table given in Fractions; by positions as near as float64 cosines and sines can say."""
+    plan = group.spec.rotation()
+    for case in group.cases:
+        leads = [axis for axis in range(len(case.shape) - 1) if axis != (case.head_axis or 0) % len(case.shape)]
+        leads = list(range(len(case.shape) - 1)) if case.head_axis is None else leads
+        own = case.table.cos.shape[:-1] if case.table else case.positions.shape
+        for flat, expected in enumerate(case.truth):
+            row, channel = divmod(flat, plan.head_dim)
+            places = dict(zip(leads, index_of(row, case.shape[:-1], leads), strict=True))
+            at = [min(places[axis], size - 1) for axis, size in zip(leads[len(leads) - len(own) :], own, strict=True)]
+            entry = sum(place * math.prod(own[k + 1 :]) for k, place in enumerate(at))
+            pair, part = divmod(channel - plan.start, 2)
+            if plan.writes == "half":
+                part, pair = divmod(channel - plan.start, plan.pairs)
+            if not 0 <= channel - plan.start < 2 * plan.pairs:
+                exact, slack = Fraction(case.x[flat]), 0
+            else:
+                step = (2, 1) if plan.reads == "interleaved" else (1, plan.pairs)
+                start = row * plan.head_dim + plan.start + step[0] * pair
+                u, v = Fraction(case.x[start]), Fraction(case.x[start + step[1]])
+                cosine, sine = entries(group, case, entry, pair)
+                exact = v * cosine + u * sine if part else u * cosine - v * sine
+                slack = 0 if case.table else Fraction(abs(u) + abs(v)) * Fraction(group.spec.magnitude) / 2**52
+            assert abs(expected - exact) <= slack + abs(exact) / 10**38, (case.id, flat)
+            for dtype, patterns in case.expected.items():
+                value = round_to(exact if case.table else expected, dtype)
+                assert decoded(patterns[flat], dtype) == value, (case.id, flat, dtype)
+
+
+def index_of(row, shape, leads):
+    """The place of a row along each of the axes in `leads`."""
+    return [row // math.prod(shape[axis + 1 :]) % shape[axis] for axis in leads]
+
+
+def entries(group, case, entry, pair):
+    if case.table:
+        index = entry * group.spec.pairs + pair
+        return [Fraction(decoded(half.pattern(index), half.dtype)) for half in case.table]
+    place = case.positions.values[entry]
+    return [Fraction(group.spec.value(place, pair + half * group.spec.pairs, "float64")) for half in (0, 1)]

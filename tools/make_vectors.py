@@ -1,7 +1,7 @@
 """Write the conformance vectors, from the papers and with mpmath alone: nothing of posenc is imported here.
 
-`python tools/make_vectors.py` writes `posenc/conformance/vectors/sinusoidal.json`; `--check` compares it, byte for
-byte, with what would be written, and names the first line that differs.
+`python tools/make_vectors.py` writes `sinusoidal.json` and `rope.json` into `posenc/conformance/vectors`; `--check`
+compares them, byte for byte, with what would be written, and names the first line that differs.
 """
 
 from __future__ import annotations
@@ -9,22 +9,27 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from vectors.groups import compose
-from vectors.notes import ABOUT, NOTES
+from vectors import groups, notes, rope_groups, rope_notes
+from vectors.book import Book
 
-PATH = Path(__file__).parent.parent / "posenc" / "conformance" / "vectors" / "sinusoidal.json"
+FOLDER = Path(__file__).parent.parent / "posenc" / "conformance" / "vectors"
+FAMILIES = {
+    "sinusoidal": (groups.compose, notes.ABOUT, notes.NOTES),
+    "rope": (rope_groups.compose, rope_notes.ABOUT, rope_notes.NOTES),
+}
 
 
-def text() -> str:
+def text(family: str, compose: Callable[[], Book], about: list[str], notes: dict[str, Any]) -> str:
     """The file: one case a line."""
     groups = compose().groups
     cases = [case for group in groups for case in group["cases"]]
     values = sum(len(case.get("words", case.get("decimal", []))) for case in cases)
-    head = {"schema": 1, "version": "1.0.0", "family": "sinusoidal", "license": "CC0-1.0", "about": ABOUT}
-    head |= {"counts": {"groups": len(groups), "cases": len(cases), "values": values}, "notes": NOTES}
+    head = {"schema": 1, "version": "1.0.0", "family": family, "license": "CC0-1.0", "about": about}
+    head |= {"counts": {"groups": len(groups), "cases": len(cases), "values": values}, "notes": notes}
     lines = [f'  "{key}": {json.dumps(value, indent=1)},' for key, value in head.items()]
     blocks = []
     for group in groups:
@@ -38,18 +43,21 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare with the file instead of writing it")
     check = parser.parse_args(arguments).check
-    made = text()
-    if not check:
-        PATH.parent.mkdir(parents=True, exist_ok=True)
-        PATH.write_text(made, encoding="utf-8")
-        return 0
-    kept = PATH.read_text(encoding="utf-8")
-    if kept == made:
-        return 0
-    pairs = zip(kept.split("\n"), made.split("\n"), strict=False)
-    line = next((n for n, (a, b) in enumerate(pairs, 1) if a != b), "the shorter file's end")
-    print(f"{PATH.name} is not what tools/make_vectors.py makes: first difference at line {line}", file=sys.stderr)
-    return 1
+    differ = 0
+    for family, parts in FAMILIES.items():
+        path, made = FOLDER / f"{family}.json", text(family, *parts)
+        if not check:
+            FOLDER.mkdir(parents=True, exist_ok=True)
+            path.write_text(made, encoding="utf-8")
+            continue
+        kept = path.read_text(encoding="utf-8") if path.exists() else ""
+        if kept == made:
+            continue
+        pairs = zip(kept.split("\n"), made.split("\n"), strict=False)
+        line = next((n for n, (a, b) in enumerate(pairs, 1) if a != b), "the shorter file's end")
+        print(f"{path.name} is not what tools/make_vectors.py makes: first difference at line {line}", file=sys.stderr)
+        differ = 1
+    return differ
 
 
 if __name__ == "__main__":

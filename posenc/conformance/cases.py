@@ -11,18 +11,20 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-from posenc.conformance.protocol import DTYPES, Positions
-from posenc.spec import Sinusoidal, from_json
+from posenc.conformance.protocol import DTYPES, Answer, Positions, Table
+from posenc.spec import from_json
+from posenc.spec.plan import PhaseSpec
 
 PHASE = "phase"
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is expected of one position (kinds encode and phase), or of one sum (kind add).
+    """What is expected of one position (kinds encode, table, phase), one sum (add), one rotation (rotate, turn).
 
     Entry i of `expected[dtype]` is the bit pattern of channel (or pair, or flat index) `channels[i]`, and
-    `truth[i]` its true value to 40 digits; for phases the pattern has 96 bits.
+    `truth[i]` its true value to 40 digits; for phases the pattern has 96 bits. A channel of a table is a cosine, or
+    past those a sine. `rotate` is asked with `table`, `turn` with the table of `positions`.
     """
 
     id: str
@@ -34,6 +36,8 @@ class Case:
     shape: tuple[int, ...] = ()
     x: tuple[float, ...] = ()
     positions: Positions | None = None
+    head_axis: int | None = None
+    table: Table | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +46,22 @@ class Group:
 
     kind: str
     variant: str
-    spec: Sinusoidal
+    spec: PhaseSpec
     tier: int
     """1 and 2 are enough for variants that compile each question."""
     cases: tuple[Case, ...]
     position_dtype: str = "integer"
     rows: range | None = None
+    dtypes: tuple[str, ...] = DTYPES
+    """Those that the cases say something of."""
+
+    @property
+    def of_one_call(self) -> bool:
+        """Whether all cases are read in one answer: each is a position."""
+        return self.kind in ("encode", "table", PHASE)
 
     def positions(self) -> Positions:
-        """The positions of the one call, kinds encode and phase."""
+        """The positions of the one call."""
         if self.rows is not None:
             return Positions.of(self.rows)
         return Positions.of([case.position for case in self.cases], self.position_dtype)
@@ -70,17 +81,32 @@ class Vectors:
     groups: tuple[Group, ...]
 
 
-@lru_cache(maxsize=1)
+def families() -> tuple[Vectors, ...]:
+    """The vectors of every family."""
+    return sinusoidal(), rope()
+
+
 def sinusoidal() -> Vectors:
     """The vectors of sinusoidal encodings."""
-    data = (files("posenc.conformance") / "vectors" / "sinusoidal.json").read_bytes()
+    return _read("sinusoidal.json")
+
+
+def rope() -> Vectors:
+    """The vectors of rotary embeddings."""
+    return _read("rope.json")
+
+
+@lru_cache
+def _read(name: str) -> Vectors:
+    data = (files("posenc.conformance") / "vectors" / name).read_bytes()
     record = json.loads(data)
     groups = tuple(_group(group) for group in record["groups"])
     return Vectors(record["family"], record["version"], hashlib.sha256(data).hexdigest(), groups)
 
 
 def _group(record: dict[str, Any]) -> Group:
-    read = {"encode": _encode, "phase": _phase, "add": _add}[record["kind"]]
+    readers = {"encode": _row, "table": _row, "phase": _phase, "add": _add, "rotate": _rotate, "turn": _rotate}
+    read = readers[record["kind"]]
     return Group(
         kind=record["kind"],
         variant=record["variant"],
@@ -89,10 +115,11 @@ def _group(record: dict[str, Any]) -> Group:
         cases=tuple(read(case) for case in record["cases"]),
         position_dtype=record.get("position_dtype", "integer"),
         rows=range(*record["range"]) if "range" in record else None,
+        dtypes=tuple(record.get("dtypes", DTYPES)),
     )
 
 
-def _encode(record: dict[str, Any]) -> Case:
+def _row(record: dict[str, Any]) -> Case:
     return Case(
         record["id"],
         tuple(record["flags"]),
@@ -120,12 +147,37 @@ def _add(record: dict[str, Any]) -> Case:
         tuple(Fraction(number) for number in record["decimal"]),
         shape=tuple(record["shape"]),
         x=tuple(float(entry) for entry in record["x"]),
-        positions=None if given is None else Positions("integer", tuple(given["shape"]), given["values"]),
+        positions=_positions(given),
     )
 
 
+def _rotate(record: dict[str, Any]) -> Case:
+    return Case(
+        record["id"],
+        tuple(record["flags"]),
+        tuple(range(len(record["x"]))),
+        _patterns(record),
+        tuple(Fraction(number) for number in record["decimal"]),
+        shape=tuple(record["shape"]),
+        x=tuple(float(entry) for entry in record["x"]),
+        positions=_positions(record.get("positions")),
+        head_axis=record["head_axis"],
+        table=_table(record["table"]) if "table" in record else None,
+    )
+
+
+def _table(record: dict[str, Any]) -> Table:
+    shape = tuple(record["shape"])
+    cosine, sine = (b"".join(bytes.fromhex(word)[::-1] for word in record[name]) for name in ("cos", "sin"))
+    return Table(Answer(record["dtype"], shape, cosine), Answer(record["dtype"], shape, sine))
+
+
+def _positions(record: dict[str, Any] | None) -> Positions | None:
+    return None if record is None else Positions("integer", tuple(record["shape"]), record["values"])
+
+
 def _patterns(record: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {dtype: tuple(int(word, 16) for word in record[dtype]) for dtype in DTYPES}
+    return {dtype: tuple(int(word, 16) for word in record[dtype]) for dtype in DTYPES if dtype in record}
 
 
 def _position(value: int | str) -> int | float:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from posenc.conformance.judge import N1, N2, N2_ACCELERATOR, Mode
+from posenc.conformance.bounds import N1, N2, N2_ACCELERATOR, Mode
 from posenc.conformance.protocol import DTYPES, NotRun, Subject
 
 _INTEGERS_AND_FLOATS = ("integer", "float32", "float64")

@@ -11,22 +11,9 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
+from posenc.conformance.bounds import Mode, limit, rotary
 from posenc.conformance.cases import PHASE, Case, Group
-from posenc.conformance.protocol import WIDTHS, Answer, Subject, decoded, encoded, ordinal, unit
-from posenc.spec.exact import FORMATS
-
-
-class Mode(NamedTuple):
-    """Which clause of the contract holds: N1 on the host; N2 traced or on an accelerator."""
-
-    name: str
-    has_float64: bool = True
-    """Whether float64 output has float64 accuracy: not on accelerators."""
-
-
-N1 = Mode("N1")
-N2 = Mode("N2")
-N2_ACCELERATOR = Mode("N2", has_float64=False)
+from posenc.conformance.protocol import WIDTHS, Answer, Subject, Table, decoded, encoded, ordinal
 
 
 class Distance(NamedTuple):
@@ -60,7 +47,13 @@ class Question(NamedTuple):
     mode: Mode
     dtype: str
     shape: tuple[int, ...]
+    """Of an answer, or of either half of a table."""
     row: int = 0
+
+    @property
+    def width(self) -> int:
+        """Entries of one row; of a sum or a rotation, which is judged whole, all of them."""
+        return self.shape[-1] if self.group.of_one_call else math.prod(self.shape)
 
 
 class Verdict(NamedTuple):
@@ -76,53 +69,79 @@ def judge(subject: Subject, mode: Mode, group: Group, dtype: str) -> Iterator[Ve
 
     What the subject raises is passed on: that it fails is for the caller to report.
     """
-    if group.kind == "add":
+    if not group.of_one_call:
         for case in group.cases:
-            x = Answer(dtype, case.shape, encoded(case.x, dtype))
-            yield verdict(Question(group, case, mode, dtype, case.shape), subject.add(group.spec, x, case.positions))
+            yield verdict(Question(group, case, mode, dtype, case.shape), _entries(subject, group, case, dtype))
         return
     positions = group.positions()
+    answer: Answer | Table
     if group.kind == PHASE:
-        tail: tuple[int, ...] = (group.spec.pairs, 3)
+        tail: tuple[int, ...] = (group.spec.plan().pairs, 3)
         answer = subject.phase(group.spec, positions)
+    elif group.kind == "table":
+        tail = (group.spec.plan().pairs,)
+        answer = subject.table(rotary(group), positions, dtype)
     else:
-        tail = (group.spec.dim,)
+        tail = (group.spec.plan().dim,)
         answer = subject.encode(group.spec, positions, dtype)
     for index, case in enumerate(group.cases):
         question = Question(group, case, mode, dtype, (*positions.shape, *tail), group.row(index))
         yield verdict(question, answer)
 
 
-def verdict(question: Question, answer: Answer) -> Verdict:
+def _entries(subject: Subject, group: Group, case: Case, dtype: str) -> Answer:
+    """What becomes of the entries of one x: a sum, or a rotation by the table given, or by that of its positions."""
+    x = Answer(dtype, case.shape, encoded(case.x, dtype))
+    if group.kind == "add":
+        return subject.add(group.spec, x, case.positions)
+    table, spec = case.table, rotary(group)
+    if table is None and case.positions is not None:
+        table = subject.table(spec, case.positions, "float64" if dtype == "float64" else "float32")
+    if table is None:
+        raise ValueError(f"{case.id}: expected a table or positions, received neither")
+    return subject.rotate(spec, x, table, case.head_axis)
+
+
+def verdict(question: Question, answer: Answer | Table) -> Verdict:
     """The verdict on one case; a disagreement is kept in it, for the report to count."""
     worst = Distance()
-    check = check_words if question.dtype == PHASE else check_value
     try:
-        check_form(question, answer)
+        parts = check_form(question, answer)
         for entry in range(len(question.case.channels)):
-            worst = worst.worst(check(question, answer, entry))
+            if question.dtype == PHASE:
+                worst = worst.worst(check_words(question, parts[0], entry))
+            else:
+                part, column = divmod(question.case.channels[entry], question.width)
+                pattern = parts[part].pattern(question.row * question.width + column)
+                worst = worst.worst(check_value(question, pattern, entry))
     except Disagreement as disagreement:
         return Verdict(question.case, disagreement.distance or worst, disagreement)
     return Verdict(question.case, worst, None)
 
 
-def check_form(question: Question, answer: Answer) -> None:
-    """Refuse an answer of another dtype, shape or length than the question asks for."""
+def check_form(question: Question, answer: Answer | Table) -> tuple[Answer, ...]:
+    """Refuse an answer of another dtype, shape or length than the question asks for; its arrays, one or two."""
     where = question.case.id
     dtypes = ("int64", "uint32") if question.dtype == PHASE else (question.dtype,)
-    if answer.dtype not in dtypes:
-        raise Disagreement(where, f"an array of {answer.dtype}", f"one of {' or '.join(dtypes)}")
-    if tuple(answer.shape) != question.shape:
-        raise Disagreement(where, f"shape {tuple(answer.shape)}", f"shape {question.shape}")
-    size = math.prod(question.shape) * WIDTHS[answer.dtype]
-    if len(answer.data) != size:
-        raise Disagreement(where, f"{len(answer.data)} bytes", f"{size} bytes")
+    if isinstance(answer, Table) != (question.group.kind == "table"):
+        expected = "Table(cos, sin)" if question.group.kind == "table" else "one array"
+        raise Disagreement(where, type(answer).__name__, expected)
+    parts = tuple(answer) if isinstance(answer, Table) else (answer,)
+    for part in parts:
+        if part.dtype not in dtypes:
+            raise Disagreement(where, f"an array of {part.dtype}", f"one of {' or '.join(dtypes)}")
+        if tuple(part.shape) != question.shape:
+            raise Disagreement(where, f"shape {tuple(part.shape)}", f"shape {question.shape}")
+        size = math.prod(question.shape) * WIDTHS[part.dtype]
+        if len(part.data) != size:
+            raise Disagreement(where, f"{len(part.data)} bytes", f"{size} bytes")
+    return parts
 
 
 def check_words(question: Question, answer: Answer, entry: int) -> Distance:
     """Phase words are the same integers in every column and mode."""
     pair = question.case.channels[entry]
-    first = 3 * (question.row * question.group.spec.pairs + pair)
+    first = 3 * (question.row * question.shape[-2] + pair)
     got = [answer.pattern(first + k) for k in range(3)]
     whole = question.case.expected[PHASE][entry]
     expected = [whole >> 64, whole >> 32 & 0xFFFFFFFF, whole & 0xFFFFFFFF]
@@ -131,53 +150,22 @@ def check_words(question: Question, answer: Answer, entry: int) -> Distance:
     return Distance()
 
 
-def check_value(question: Question, answer: Answer, entry: int) -> Distance:
-    """One value against the contract; the distance, where it is allowed."""
+def check_value(question: Question, got: int, entry: int) -> Distance:
+    """The pattern of one value against the contract; the distance, where it is allowed."""
     group, case, mode, dtype = question.group, question.case, question.mode, question.dtype
-    channel = case.channels[entry]
-    got, expected = answer.pattern(question.row * group.spec.dim + channel), case.expected[dtype][entry]
+    channel, expected = case.channels[entry], case.expected[dtype][entry]
     value, wanted = decoded(got, dtype), decoded(expected, dtype)
-    where = f"{case.id}, {'entry' if group.kind == 'add' else 'channel'} {channel}, {dtype}"
+    where = f"{case.id}, {'channel' if group.of_one_call else 'entry'} {channel}, {dtype}"
     if not math.isfinite(value):
         raise Disagreement(where, f"{value!r} ({got:#x})", f"{wanted!r} ({expected:#x})")
-    if mode.name == "N1" and dtype != "float64" and group.position_dtype == "integer":
-        if got == expected:
-            return Distance(0, abs(value - decoded(case.expected["float64"][entry], "float64")))
-        limit, formula = Fraction(0), "identical bits"
-    else:
-        limit, formula = bound(group, float(case.truth[entry]), dtype, mode)
+    allowed, formula = limit(group, case, entry, dtype, mode)
+    if not allowed and got == expected:
+        wide = case.expected.get("float64")  # not there where what is expected is a copy
+        return Distance(0, abs(value - decoded(wide[entry], "float64")) if wide else 0.0)
     error = abs(Fraction(value) - case.truth[entry])
     distance = Distance(
-        abs(ordinal(got, dtype) - ordinal(expected, dtype)), float(error), float(error / limit) if limit else 0.0
+        abs(ordinal(got, dtype) - ordinal(expected, dtype)), float(error), float(error / allowed) if allowed else 0.0
     )
-    if error > limit or not limit:
+    if error > allowed or not allowed:
         raise Disagreement(where, f"{value!r} ({got:#x})", f"{wanted!r} ({expected:#x})", distance, formula)
     return distance
-
-
-def bound(group: Group, truth: float, dtype: str, mode: Mode) -> tuple[Fraction, str]:
-    """How far from the true value an answer may be, and the formula."""
-    whole = group.position_dtype == "integer"
-    magnitude = group.spec.output_scale
-    if mode.name == "N1" or (dtype == "float64" and mode.has_float64):
-        if whole:  # units of the encoding; in `add` it is at most the magnitude
-            widest = magnitude if group.kind == "add" else truth
-            limit, formula = Fraction(4 * unit(widest, dtype)) + Fraction(1, 2**62), "4 units + 2^-62"
-        else:
-            limit = Fraction(unit(truth, dtype)) / 2 + Fraction(magnitude) / 2**48
-            formula = f"half a unit + 2^-48 * {magnitude:g}"
-    else:
-        power = 23 if whole else 22
-        limit, formula = Fraction(magnitude) / 2**power, f"2^-{power} * {magnitude:g}"
-        if FORMATS[dtype].precision < FORMATS["float32"].precision:
-            limit += _half_unit(truth, limit, dtype)
-            formula += " + half a unit"
-    if group.kind == "add":  # the sum itself is rounded: in float32 (float64) first, where that is not the output
-        limit += _half_unit(truth, limit, "float64" if dtype == "float64" else "float32")
-        formula += " + half a unit of the sum"
-    return limit, formula
-
-
-def _half_unit(truth: float, slack: Fraction, dtype: str) -> Fraction:
-    """Half a unit at the largest magnitude that is rounded: the slack may carry it into the next binade."""
-    return Fraction(unit(abs(truth) + float(slack), dtype)) / 2

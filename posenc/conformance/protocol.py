@@ -1,6 +1,7 @@
 """What the judge and an implementation say to one another: numbers in, bytes out.
 
-Nothing here needs NumPy, or any framework; a third party's implementation joins by answering these three calls.
+Nothing here needs NumPy, or any framework; a third party's implementation joins by answering the calls of a family:
+`phase`, `encode` and `add` for encodings, `phase`, `table` and `rotate` for rotations.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from posenc.spec import Sinusoidal
 from posenc.spec.exact import FORMATS
+from posenc.spec.plan import PhaseSpec, RotarySpec
 
 WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "uint32": 4}
 DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -30,6 +31,13 @@ class Answer(NamedTuple):
         return int.from_bytes(self.data[index * width : (index + 1) * width], "little")
 
 
+class Table(NamedTuple):
+    """Cosines and sines, each `(*P, pairs)` of one dtype."""
+
+    cos: Answer
+    sin: Answer
+
+
 class Positions(NamedTuple):
     """Positions of one `dtype`: "integer", "float32" or "float64"; a range has the shape of its length."""
 
@@ -45,16 +53,24 @@ class Positions(NamedTuple):
 class Subject(Protocol):
     """An implementation under test, in one way of running it."""
 
-    def phase(self, spec: Sinusoidal, positions: Positions) -> Answer:
+    def phase(self, spec: PhaseSpec, positions: Positions) -> Answer:
         """The upper three words of the phases, `(*P, pairs, 3)` int64 or uint32."""
         ...
 
-    def encode(self, spec: Sinusoidal, positions: Positions, dtype: str) -> Answer:
+    def encode(self, spec: PhaseSpec, positions: Positions, dtype: str) -> Answer:
         """The encodings, `(*P, dim)` of `dtype`."""
         ...
 
-    def add(self, spec: Sinusoidal, x: Answer, positions: Positions | None) -> Answer:
+    def add(self, spec: PhaseSpec, x: Answer, positions: Positions | None) -> Answer:
         """`x` plus its encoding, shape and dtype of `x`."""
+        ...
+
+    def table(self, spec: RotarySpec, positions: Positions, dtype: str) -> Table:
+        """Cosines and sines, `(*P, pairs)` each, of `dtype`."""
+        ...
+
+    def rotate(self, spec: RotarySpec, x: Answer, table: Table, head_axis: int | None) -> Answer:
+        """`x` turned by the table, shape and dtype of `x`; the table may be of another dtype."""
         ...
 
 

@@ -28,9 +28,14 @@ def row(result: Result) -> tuple[str, ...]:
 def _distance(result: Result) -> str:
     if result.dtype == PHASE:
         return "0 bits" if not result.disagreements else "other words"
-    if result.column.mode.name == "N1":
-        return f"{result.worst.units} ulp"
-    return f"{max(result.worst.share, result.worst_at_floats.share):.2f} of the bound"
+    if result.column.mode.name != "N1":
+        return f"{_share(result):.2f} of the bound"
+    turned = f", turned {result.worst_turned.share:.2f} of the bound" if result.worst_turned.share else ""
+    return f"{result.worst.units} ulp{turned}"
+
+
+def _share(result: Result) -> float:
+    return max(result.worst.share, result.worst_at_floats.share, result.worst_turned.share)
 
 
 def table(results: Sequence[Result]) -> str:
@@ -54,7 +59,10 @@ def summary(results: Sequence[Result]) -> str:
     names = f"{len(columns)} columns and variants conform" if len(columns) > 1 else f"{ran[0].column.name} conforms"
     text = f"{names} in {cases:,} cases."
     if len(bits) > 1:
-        text += f" {', '.join(bits)} agree to the last bit in float32, bfloat16 and float16 at integer positions."
+        text += (
+            f" {', '.join(bits)} agree to the last bit on encodings and tables in float32, bfloat16 and float16 "
+            "at integer positions."
+        )
     return text
 
 
@@ -74,10 +82,10 @@ def exit_code(results: Sequence[Result]) -> int:
     return 0 if any(result.verdict == CONFORMANT for result in results) else 3
 
 
-def as_json(results: Sequence[Result], vectors: Vectors) -> str:
+def as_json(results: Sequence[Result], families: Sequence[Vectors]) -> str:
     """Everything, for machines."""
     return json.dumps(
-        {"schema": 1, **_surroundings(vectors), "results": [_record(result) for result in results]}, indent=1
+        {"schema": 2, **_surroundings(families), "results": [_record(result) for result in results]}, indent=1
     )
 
 
@@ -91,7 +99,7 @@ def _record(result: Result) -> dict[str, Any]:
         "cases": result.cases,
         "worst_units": result.worst.units,
         "worst_error": result.worst.error,
-        "worst_share_of_bound": max(result.worst.share, result.worst_at_floats.share),
+        "worst_share_of_bound": _share(result),
         "verdict": result.verdict,
         "reason": result.reason or None,
         "disagreements": result.disagreements,
@@ -99,7 +107,7 @@ def _record(result: Result) -> dict[str, Any]:
     }
 
 
-def _surroundings(vectors: Vectors) -> dict[str, Any]:
+def _surroundings(families: Sequence[Vectors]) -> dict[str, Any]:
     versions: dict[str, str | None] = {}
     for name in ("numpy", "ml_dtypes", "torch", "jax", "tensorflow", "keras"):
         try:
@@ -108,7 +116,7 @@ def _surroundings(vectors: Vectors) -> dict[str, Any]:
             versions[name] = None
     return {
         "posenc": __version__,
-        "vectors": {"version": vectors.version, "sha256": vectors.digest},
+        "vectors": {own.family: {"version": own.version, "sha256": own.digest} for own in families},
         "python": platform.python_version(),
         "machine": f"{sys.platform} {platform.machine()}",
         "frameworks": versions,

@@ -1,9 +1,9 @@
-"""Running columns over the vectors, and what came of it: one result a column and dtype."""
+"""Running columns over the vectors, and what came of it: one result a column, family and dtype."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from posenc.conformance.cases import PHASE, Group, Vectors
@@ -29,6 +29,8 @@ class Result:
     """At integer positions."""
     worst_at_floats: Distance = field(default_factory=Distance)
     """At float positions, where next to a zero one unit is next to nothing."""
+    worst_turned: Distance = field(default_factory=Distance)
+    """Of rotations, where that is so next to a difference that is zero."""
     disagreements: list[str] = field(default_factory=list)
     seconds: float = 0.0
     reason: str = ""
@@ -48,33 +50,42 @@ class Result:
 
 
 def check(
-    columns: Iterable[Column], vectors: Vectors, announce: Announce = lambda _: None, *, required: bool = False
+    columns: Iterable[Column],
+    families: Sequence[Vectors],
+    announce: Announce = lambda _: None,
+    *,
+    required: bool = False,
 ) -> Iterator[Result]:
-    """One result a column and dtype, in order; a column that cannot start gives one result with the reason."""
+    """One result a column, family and dtype, in order; a column that cannot start gives its families the reason."""
     for column in columns:
         announce(f"{column.name}: starting")
         try:
             subject = column.start()
         except NotRun as reason:
-            yield Result(vectors.family, column, "", reason=str(reason), required=required)
+            for vectors in families:
+                yield Result(vectors.family, column, "", reason=str(reason), required=required)
             continue
         except Exception as error:  # a broken installation is a verdict on this column, not the end of the others
-            yield Result(
-                vectors.family, column, "", disagreements=[f"{column.name} does not start: {_one_line(error)}"]
-            )
+            for vectors in families:
+                yield Result(
+                    vectors.family, column, "", disagreements=[f"{column.name} does not start: {_one_line(error)}"]
+                )
             continue
-        for dtype in (PHASE, *DTYPES):
-            if dtype == PHASE or dtype in column.dtypes:
-                announce(f"{column.name}: {dtype}")
-                yield _examine(subject, column, vectors, dtype)
+        for vectors in families:
+            for dtype in (PHASE, *DTYPES):
+                if dtype == PHASE or dtype in column.dtypes:
+                    announce(f"{column.name}: {vectors.family}, {dtype}")
+                    yield _examine(subject, column, vectors, dtype)
 
 
 def asked(column: Column, group: Group, dtype: str) -> bool:
     """Whether a column is asked for a group in this dtype."""
     if (group.kind == PHASE) != (dtype == PHASE) or group.position_dtype not in column.position_dtypes:
         return False
-    aside = group.kind == "add" or group.position_dtype != "integer"
-    return group.tier <= column.tier and (dtype == PHASE or dtype in (column.aside if aside else column.dtypes))
+    if group.tier > column.tier or dtype == PHASE:
+        return group.tier <= column.tier
+    aside = not group.of_one_call or group.position_dtype != "integer"
+    return dtype in group.dtypes and dtype in (column.aside if aside else column.dtypes)
 
 
 def _examine(subject: Subject, column: Column, vectors: Vectors, dtype: str) -> Result:
@@ -86,7 +97,9 @@ def _examine(subject: Subject, column: Column, vectors: Vectors, dtype: str) -> 
         result.cases += len(group.cases)
         try:
             for verdict in judge(subject, column.mode, group, dtype):
-                if group.position_dtype == "integer":
+                if group.kind in ("rotate", "turn"):
+                    result.worst_turned = result.worst_turned.worst(verdict.distance)
+                elif group.position_dtype == "integer":
                     result.worst = result.worst.worst(verdict.distance)
                 else:
                     result.worst_at_floats = result.worst_at_floats.worst(verdict.distance)

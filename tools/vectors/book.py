@@ -42,18 +42,19 @@ def position_flags(p: Fraction) -> list[str]:
 
 
 class Book:
-    """Collects groups and numbers their cases."""
+    """Collects the groups of one family and numbers their cases."""
 
-    def __init__(self) -> None:
+    def __init__(self, family: str) -> None:
+        self.family = family
         self.groups: list[dict[str, Any]] = []
         self.counters: dict[str, int] = {}
 
     def identifier(self, name: str) -> str:
         self.counters[name] = self.counters.get(name, 0) + 1
-        return f"sinusoidal.{name}/{self.counters[name]:04d}"
+        return f"{self.family}.{name}/{self.counters[name]:04d}"
 
     def group(self, kind: str, name: str, spec: dict[str, Any], sources: Sequence[str], **more: Any) -> dict[str, Any]:
-        group = {"kind": kind, "variant": f"sinusoidal.{name}", "spec": spec, "sources": list(sources), **more}
+        group = {"kind": kind, "variant": f"{self.family}.{name}", "spec": spec, "sources": list(sources), **more}
         self.groups.append(group | {"cases": []})
         return self.groups[-1]
 
@@ -111,7 +112,7 @@ class Book:
                 rest = (rest - math.trunc(rest)) * 2**31
             words = []
             for j in pairs:
-                total = spec["position_offset"] * increments[j]
+                total = spec.get("position_offset", 0) * increments[j]
                 total += sum(part * (increments[j] >> 31 * level) for level, part in enumerate(levels))
                 words.append(f"{total % 2**128 >> 32:024x}")
             case = {"id": self.identifier(f"{name}.phase"), "flags": position_flags(real)} | fields

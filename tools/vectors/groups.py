@@ -1,4 +1,4 @@
-"""Which specifications and positions the vectors hold."""
+"""Which specifications and positions the vectors of sinusoidal encodings hold."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MLX = "ml-explore/mlx, python/mlx/nn/layers/positional_encoding.py, SinusoidalPo
 
 
 def compose() -> Book:
-    book = Book()
+    book = Book("sinusoidal")
     with mp.workdps(DIGITS):
         papers(book)
         timesteps(book)

@@ -21,154 +21,154 @@ ABOUT = [
 ]
 
 
-def _note(bug: str, effect: str, *links: str) -> dict[str, object]:
+def note(bug: str, effect: str, *links: str) -> dict[str, object]:
     return {"bugType": bug, "effect": effect, "links": [f"https://github.com/{link}" for link in links]}
 
 
 NOTES = {
-    "PaperDenominator": _note(
+    "PaperDenominator": note(
         "the exponent's denominator is dim/2 - 1 where the specification says dim/2",
         "all but the first pair have another frequency",
         "kohya-ss/sd-scripts/pull/1187",
         "huggingface/diffusers/pull/12791",
     ),
-    "CodeDenominator": _note(
+    "CodeDenominator": note(
         "the exponent's denominator is dim/2 where the specification says dim/2 - 1",
         "all but the first pair have another frequency",
         "hojonathanho/diffusion/issues/15",
         "tensorflow/tensor2tensor/pull/177",
     ),
-    "FractionalShift": _note(
+    "FractionalShift": note(
         "the denominator's shift is truncated to an integer", "all but the first pair have another frequency"
     ),
-    "Interleaved": _note(
+    "Interleaved": note(
         "channels are all sines, then all cosines, instead of interleaved",
         "a permutation of the channels, which trained weights do not forgive",
         "tatp22/multidim-positional-encoding/issues/20",
         "wenet-e2e/wenet/pull/2141",
     ),
-    "SinesFirst": _note(
+    "SinesFirst": note(
         "channels are interleaved instead of all sines, then all cosines",
         "a permutation of the channels",
         "facebookresearch/fairseq/issues/4648",
         "allenai/allennlp/issues/2993",
     ),
-    "CosinesFirst": _note(
+    "CosinesFirst": note(
         "sines and cosines are exchanged",
         "the model receives another embedding; nothing fails",
         "flashinfer-ai/flashinfer/pull/3819",
         "huggingface/diffusers/issues/3981",
     ),
-    "SinglePair": _note("division by zero where there is one pair", "NaN or an exception at two channels"),
-    "OddWidth": _note(
+    "SinglePair": note("division by zero where there is one pair", "NaN or an exception at two channels"),
+    "OddWidth": note(
         "the zero channel of an odd width is missing or misplaced",
         "an exception or shifted channels",
         "codertimo/BERT-pytorch/issues/78",
         "gc-os-ai/pyaptamer/issues/607",
     ),
-    "OtherBase": _note(
+    "OtherBase": note(
         "the base is not read and 10,000 used",
         "short inputs look plausible, long ones do not",
         "huggingface/candle/pull/3746",
         "meta-pytorch/torchtune/issues/1341",
     ),
-    "TimescaleRule": _note(
+    "TimescaleRule": note(
         "frequencies are divided by min_timescale where the published code multiplies, or the reverse",
         "every frequency is off by min_timescale squared; invisible at 1",
     ),
-    "PositionOffset": _note(
+    "PositionOffset": note(
         "the first token does not stand in row padding_idx + 1, or an offset is applied twice or not at all",
         "every row is another row",
         "facebookresearch/fairseq/issues/123",
         "huggingface/transformers/issues/20761",
     ),
-    "PaddingRow": _note(
+    "PaddingRow": note(
         "the row of padding tokens is not zero, or the wrong row is zero",
         "padding carries a position",
         "jadore801120/attention-is-all-you-need-pytorch/issues/99",
         "takase/control-length/issues/7",
     ),
-    "PositionScale": _note(
+    "PositionScale": note(
         "the scale of the positions is dropped or rounded to the output's format",
         "timesteps from 0 to 1 are all alike",
         "modelscope/DiffSynth-Studio/pull/1025",
     ),
-    "OutputScale": _note(
+    "OutputScale": note(
         "the scale of the output is dropped or applied twice",
         "norms are off",
         "nicklashansen/dreamer4/pull/4",
     ),
-    "FractionalPosition": _note(
+    "FractionalPosition": note(
         "a float timestep is truncated, or cast to a narrower format",
         "998.39 becomes 1000 in bfloat16: an error of 1.6 radians",
         "modelscope/DiffSynth-Studio/pull/1025",
     ),
-    "NegativePosition": _note(
+    "NegativePosition": note(
         "negative positions are clamped, wrapped, or read as unsigned",
         "the sign of the sines is lost",
         "microsoft/onnxruntime/pull/27597",
     ),
-    "PastBfloat16": _note(
+    "PastBfloat16": note(
         "positions pass through bfloat16, which holds integers exactly up to 256",
         "neighbours collide",
         "huggingface/transformers/issues/28685",
         "EleutherAI/gpt-neox/pull/1016",
     ),
-    "PastFloat16": _note(
+    "PastFloat16": note(
         "positions pass through float16 or TF32, which hold integers exactly up to 2,048",
         "neighbours collide",
         "NVIDIA/Megatron-LM/issues/535",
         "huggingface/transformers/issues/48428",
     ),
-    "LongContext": _note(
+    "LongContext": note(
         "position times frequency is rounded to float32",
         "a phase error of position * 2^-24 radians",
         "Modalities/modalities/pull/462",
     ),
-    "PastFloat32": _note(
+    "PastFloat32": note(
         "positions pass through float32, which holds integers exactly up to 2^24",
         "neighbours collide",
         "HorizonRobotics/alf/pull/268",
     ),
-    "GreatestPosition": _note("an intermediate product overflows", "wrong at the ends of the 32-bit range only"),
-    "NearZero": _note(
+    "GreatestPosition": note("an intermediate product overflows", "wrong at the ends of the 32-bit range only"),
+    "NearZero": note(
         "the phase has too few bits: float64 products, or fixed-point phases of 64 or 96 bits",
         "values next to zero have no correct digit, and round wrongly",
     ),
-    "MidpointFloat32": _note(
+    "MidpointFloat32": note(
         "a float64 value is rounded to float32 unchecked",
         "one unit off where float64 cannot tell the side of a rounding boundary",
     ),
-    "MidpointBfloat16": _note(
+    "MidpointBfloat16": note(
         "a float64 value is rounded to bfloat16 unchecked",
         "one unit off where float64 cannot tell the side of a rounding boundary",
     ),
-    "MidpointFloat16": _note(
+    "MidpointFloat16": note(
         "a float64 value is rounded to float16 unchecked, or subnormals are mishandled",
         "one unit off where float64 cannot tell the side of a rounding boundary",
     ),
-    "DoubleRounding": _note(
+    "DoubleRounding": note(
         "a value reaches bfloat16 or float16 through float32 and is rounded twice",
         "one unit off where float32 lands on a rounding boundary of the narrow format",
     ),
-    "Table": _note(
+    "Table": note(
         "a table over a whole range is wrong in single rows, or is the table of an earlier call",
         "answers depend on what was asked before",
         "lucidrains/rotary-embedding-torch/issues/11",
         "huggingface/transformers/issues/25306",
     ),
-    "BatchAxis": _note(
+    "BatchAxis": note(
         "the batch axis is taken for the sequence axis",
         "all positions of a sequence have the encoding of the batch index",
         "Lightning-AI/pytorch-lightning/pull/20203",
         "KasperGroesLudvigsen/influenza_transformer/issues/9",
     ),
-    "OwnPositions": _note(
+    "OwnPositions": note(
         "positions per batch row are ignored",
         "padded and cached rows are encoded as if they began at 0",
         "unslothai/unsloth/issues/3699",
     ),
-    "OneRounding": _note(
+    "OneRounding": note(
         "the sum is rounded to float32 and then to the narrow format",
         "one unit off where the float32 sum is a midpoint of the narrow format",
     ),

@@ -59,7 +59,8 @@ def number(pattern: int, dtype: str) -> Fraction:
 def pattern(value: Any, dtype: str) -> str:
     """Hexadecimal pattern of a real that is known to `DIGITS` digits."""
     real = fraction(value)
-    doubt = abs(real) / 10**55  # the digits left after the argument was reduced
+    # the digits left after the argument was reduced; a short binary fraction is no result of it, and exact
+    doubt = abs(real) / 10**55 if real.numerator.bit_length() > 128 else Fraction(0)
     low, high = bits(real - doubt, dtype), bits(real + doubt, dtype)
     if low != high:
         raise ArithmeticError(f"{DIGITS} digits do not decide the rounding of {value} to {dtype}")

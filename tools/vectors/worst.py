@@ -27,17 +27,19 @@ def near_zeros(frequency: Any, cosine: bool, count: int) -> list[int]:
     return found[-count:]
 
 
-def crafted(target: Fraction, seed: int, cosine: bool = False, above: bool = True) -> tuple[int, float]:
-    """A position and a base for which sin(p / sqrt(base)) is beyond `target` by less than 2^-57 of it.
+def crafted(
+    target: Fraction, seed: int, cosine: bool = False, above: bool = True, magnitude: Any = 1
+) -> tuple[int, float]:
+    """A position and a base for which magnitude * sin(p / sqrt(base)) is beyond `target` by less than 2^-57 of it.
 
     That is pair 1 of dim 4; float64 takes the value for `target` itself.
     """
-    angle = mp.acos(exact(target)) if cosine else mp.asin(exact(target))
+    angle = (mp.acos if cosine else mp.asin)(exact(target) / magnitude)
     near = exact(abs(target)) / 2**57
     for p in range(seed, seed + 977 * 2000, 977):
         base = float((p / angle) ** 2)
         for candidate in (math.nextafter(base, 0), base, math.nextafter(base, math.inf)):
-            value = (mp.cos if cosine else mp.sin)(p / mp.sqrt(named(candidate)))
+            value = magnitude * (mp.cos if cosine else mp.sin)(p / mp.sqrt(named(candidate)))
             gap = value - exact(target) if above else exact(target) - value
             if 0 < gap < near:
                 return p, candidate

@@ -11,8 +11,8 @@ import ml_dtypes
 import numpy as np
 
 from posenc import jax_impl
-from posenc.conformance.protocol import Answer, NotRun, Positions
-from posenc.spec import Sinusoidal
+from posenc.conformance.protocol import Answer, NotRun, Positions, Table
+from posenc.spec.plan import PhaseSpec, RotarySpec
 
 
 class Jax:
@@ -21,18 +21,29 @@ class Jax:
     def __init__(self, compiled: Callable[[Any], Any] = lambda function: function, device: Any = None) -> None:
         self._compiled, self._device = compiled, device
 
-    def phase(self, spec: Sinusoidal, positions: Positions) -> Answer:
+    def phase(self, spec: PhaseSpec, positions: Positions) -> Answer:
         return _answer(self._compiled(lambda p: jax_impl.phase(spec, p))(self._array(positions)))
 
-    def encode(self, spec: Sinusoidal, positions: Positions, dtype: str) -> Answer:
+    def encode(self, spec: PhaseSpec, positions: Positions, dtype: str) -> Answer:
         return _answer(self._compiled(lambda p: jax_impl.encode(spec, p, dtype=dtype))(self._array(positions)))
 
-    def add(self, spec: Sinusoidal, x: Answer, positions: Positions | None) -> Answer:
-        kind = ml_dtypes.bfloat16 if x.dtype == "bfloat16" else x.dtype
-        entries = self._put(np.frombuffer(x.data, kind).reshape(x.shape))
+    def add(self, spec: PhaseSpec, x: Answer, positions: Positions | None) -> Answer:
+        entries = self._entries(x)
         if positions is None:
             return _answer(self._compiled(lambda e: jax_impl.add(spec, e))(entries))
         return _answer(self._compiled(lambda e, p: jax_impl.add(spec, e, p))(entries, self._array(positions)))
+
+    def table(self, spec: RotarySpec, positions: Positions, dtype: str) -> Table:
+        waves = self._compiled(lambda p: jax_impl.table(spec, p, dtype=dtype))(self._array(positions))
+        return Table(*map(_answer, waves))
+
+    def rotate(self, spec: RotarySpec, x: Answer, table: Table, head_axis: int | None) -> Answer:
+        turned = self._compiled(lambda e, c, s: jax_impl.rotate(spec, e, jax_impl.Table(c, s), head_axis=head_axis))
+        return _answer(turned(self._entries(x), *map(self._entries, table)))
+
+    def _entries(self, x: Answer) -> Any:
+        kind = ml_dtypes.bfloat16 if x.dtype == "bfloat16" else x.dtype
+        return self._put(np.frombuffer(x.data, kind).reshape(x.shape))
 
     def _array(self, positions: Positions) -> Any:
         if isinstance(positions.values, range) and (self._device is None or self._device.platform == "cpu"):

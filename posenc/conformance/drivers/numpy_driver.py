@@ -8,21 +8,28 @@ import ml_dtypes
 import numpy as np
 
 from posenc import numpy_impl
-from posenc.conformance.protocol import Answer, Positions
-from posenc.spec import Sinusoidal
+from posenc.conformance.protocol import Answer, Positions, Table
+from posenc.spec.plan import PhaseSpec, RotarySpec
 
 
 class Host:
     """`posenc.numpy_impl`, as it is called."""
 
-    def phase(self, spec: Sinusoidal, positions: Positions) -> Answer:
+    def phase(self, spec: PhaseSpec, positions: Positions) -> Answer:
         return answer(numpy_impl.phase(spec, array(positions)))
 
-    def encode(self, spec: Sinusoidal, positions: Positions, dtype: str) -> Answer:
+    def encode(self, spec: PhaseSpec, positions: Positions, dtype: str) -> Answer:
         return answer(numpy_impl.encode(spec, array(positions), dtype=dtype))
 
-    def add(self, spec: Sinusoidal, x: Answer, positions: Positions | None) -> Answer:
+    def add(self, spec: PhaseSpec, x: Answer, positions: Positions | None) -> Answer:
         return answer(numpy_impl.add(spec, tensor(x), None if positions is None else array(positions)))
+
+    def table(self, spec: RotarySpec, positions: Positions, dtype: str) -> Table:
+        return Table(*map(answer, numpy_impl.table(spec, array(positions), dtype=dtype)))
+
+    def rotate(self, spec: RotarySpec, x: Answer, table: Table, head_axis: int | None) -> Answer:
+        pair = numpy_impl.Table(*map(tensor, table))
+        return answer(numpy_impl.rotate(spec, tensor(x), pair, head_axis=head_axis))
 
 
 def array(positions: Positions) -> Any:
@@ -39,6 +46,5 @@ def tensor(x: Answer) -> Any:
 
 
 def answer(result: Any) -> Answer:
-    """Bytes of anything that NumPy reads: JAX and TensorFlow arrays too."""
     result = np.asarray(result)
     return Answer(result.dtype.name, result.shape, result.tobytes())

@@ -8,8 +8,8 @@ from typing import Any
 import tensorflow as tf
 
 from posenc import tf_impl
-from posenc.conformance.protocol import Answer, Positions
-from posenc.spec import Sinusoidal
+from posenc.conformance.protocol import Answer, Positions, Table
+from posenc.spec.plan import PhaseSpec, RotarySpec
 
 tf.get_logger().setLevel("ERROR")  # each question is a function of its own: TensorFlow would call that retracing
 
@@ -20,25 +20,37 @@ class Tf:
     def __init__(self, compiled: Callable[[Any], Any] | None = None) -> None:
         self._compiled = compiled
 
-    def phase(self, spec: Sinusoidal, positions: Positions) -> Answer:
-        return self._call(lambda p: tf_impl.phase(spec, p), self._array(positions))
+    def phase(self, spec: PhaseSpec, positions: Positions) -> Answer:
+        return _answer(self._call(lambda p: tf_impl.phase(spec, p), self._array(positions)))
 
-    def encode(self, spec: Sinusoidal, positions: Positions, dtype: str) -> Answer:
+    def encode(self, spec: PhaseSpec, positions: Positions, dtype: str) -> Answer:
         kind = tf.as_dtype(dtype)
-        return self._call(lambda p: tf_impl.encode(spec, p, dtype=kind), self._array(positions))
+        return _answer(self._call(lambda p: tf_impl.encode(spec, p, dtype=kind), self._array(positions)))
 
-    def add(self, spec: Sinusoidal, x: Answer, positions: Positions | None) -> Answer:
-        with tf.device(None if self._compiled else "CPU:0"):
-            entries = tf.reshape(tf.io.decode_raw(x.data, tf.as_dtype(x.dtype)), x.shape)
+    def add(self, spec: PhaseSpec, x: Answer, positions: Positions | None) -> Answer:
+        entries = self._entries(x)
         if positions is None:
-            return self._call(lambda e: tf_impl.add(spec, e), entries)
-        return self._call(lambda e, p: tf_impl.add(spec, e, p), entries, self._array(positions))
+            return _answer(self._call(lambda e: tf_impl.add(spec, e), entries))
+        return _answer(self._call(lambda e, p: tf_impl.add(spec, e, p), entries, self._array(positions)))
 
-    def _call(self, function: Callable[..., Any], *arguments: Any) -> Answer:
+    def table(self, spec: RotarySpec, positions: Positions, dtype: str) -> Table:
+        kind = tf.as_dtype(dtype)
+        waves = self._call(lambda p: tf_impl.table(spec, p, dtype=kind), self._array(positions))
+        return Table(*map(_answer, waves))
+
+    def rotate(self, spec: RotarySpec, x: Answer, table: Table, head_axis: int | None) -> Answer:
+        def turned(e: Any, c: Any, s: Any) -> Any:
+            return tf_impl.rotate(spec, e, tf_impl.Table(c, s), head_axis=head_axis)
+
+        return _answer(self._call(turned, self._entries(x), *map(self._entries, table)))
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         with tf.device(None if self._compiled else "CPU:0"):
-            result = (self._compiled(function) if self._compiled else function)(*arguments)
-        array = result.numpy()
-        return Answer(result.dtype.name, tuple(array.shape), array.tobytes())
+            return (self._compiled(function) if self._compiled else function)(*arguments)
+
+    def _entries(self, x: Answer) -> Any:
+        with tf.device(None if self._compiled else "CPU:0"):
+            return tf.reshape(tf.io.decode_raw(x.data, tf.as_dtype(x.dtype)), x.shape)
 
     def _array(self, positions: Positions) -> Any:
         values = positions.values
@@ -59,3 +71,8 @@ def function() -> Tf:
 
 def xla() -> Tf:
     return Tf(lambda call: tf.function(call, autograph=False, jit_compile=True))
+
+
+def _answer(result: Any) -> Answer:
+    array = result.numpy()
+    return Answer(result.dtype.name, tuple(array.shape), array.tobytes())

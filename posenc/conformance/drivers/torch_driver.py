@@ -14,8 +14,8 @@ import torch
 
 from posenc import torch_impl
 from posenc.conformance.cases import PHASE
-from posenc.conformance.protocol import DTYPES, Answer, NotRun, Positions
-from posenc.spec import Sinusoidal
+from posenc.conformance.protocol import DTYPES, Answer, NotRun, Positions, Table
+from posenc.spec.plan import PhaseSpec, RotarySpec
 
 
 class Eager:
@@ -24,15 +24,22 @@ class Eager:
     def __init__(self, device: str = "cpu") -> None:
         self._device = device
 
-    def phase(self, spec: Sinusoidal, positions: Positions) -> Answer:
+    def phase(self, spec: PhaseSpec, positions: Positions) -> Answer:
         return _answer(torch_impl.phase(spec, self._places(positions)))
 
-    def encode(self, spec: Sinusoidal, positions: Positions, dtype: str) -> Answer:
+    def encode(self, spec: PhaseSpec, positions: Positions, dtype: str) -> Answer:
         return _answer(torch_impl.encode(spec, self._places(positions), dtype=getattr(torch, dtype)))
 
-    def add(self, spec: Sinusoidal, x: Answer, positions: Positions | None) -> Answer:
+    def add(self, spec: PhaseSpec, x: Answer, positions: Positions | None) -> Answer:
         places = None if positions is None else self._places(positions)
         return _answer(torch_impl.add(spec, _tensor(x).to(self._device), places))
+
+    def table(self, spec: RotarySpec, positions: Positions, dtype: str) -> Table:
+        return Table(*map(_answer, torch_impl.table(spec, self._places(positions), dtype=getattr(torch, dtype))))
+
+    def rotate(self, spec: RotarySpec, x: Answer, table: Table, head_axis: int | None) -> Answer:
+        entries, *pair = (_tensor(part).to(self._device) for part in (x, *table))
+        return _answer(torch_impl.rotate(spec, entries, torch_impl.Table(*pair), head_axis=head_axis))
 
     def _places(self, positions: Positions) -> range | torch.Tensor:
         if isinstance(positions.values, range) and self._device == "cpu":
@@ -44,20 +51,25 @@ class Compiled:
     """`posenc.torch_impl` under `torch.compile`, as one graph.
 
     A compilation takes seconds: one graph answers for the phases and all dtypes, and later questions read from it.
-    `aside` are the dtypes of sums and of encodings at float positions.
+    `aside` are the dtypes of sums and rotations, and of what is asked at float positions.
     """
 
     def __init__(self, backend: str, aside: tuple[str, ...] = DTYPES) -> None:
         self._backend, self._aside = backend, aside
-        self._known: dict[Hashable, dict[str, Answer]] = {}
+        self._known: dict[Hashable, dict[str, tuple[Answer, ...]]] = {}
 
-    def phase(self, spec: Sinusoidal, positions: Positions) -> Answer:
-        return self._waves(spec, positions)[PHASE]
+    def phase(self, spec: PhaseSpec, positions: Positions) -> Answer:
+        (words,) = self._waves(spec, positions)[PHASE]
+        return words
 
-    def encode(self, spec: Sinusoidal, positions: Positions, dtype: str) -> Answer:
-        return self._waves(spec, positions)[dtype]
+    def encode(self, spec: PhaseSpec, positions: Positions, dtype: str) -> Answer:
+        (encoding,) = self._waves(spec, positions)[dtype]
+        return encoding
 
-    def add(self, spec: Sinusoidal, x: Answer, positions: Positions | None) -> Answer:
+    def table(self, spec: RotarySpec, positions: Positions, dtype: str) -> Table:
+        return Table(*self._waves(spec, positions)[dtype])
+
+    def add(self, spec: PhaseSpec, x: Answer, positions: Positions | None) -> Answer:
         entries = _tensor(x)
         key = (
             spec,
@@ -71,25 +83,44 @@ class Compiled:
         def sums(wide: list[torch.Tensor], *places: torch.Tensor) -> list[torch.Tensor]:
             return [torch_impl.add(spec, e, *places) for e in wide]
 
-        return self._answers(key, self._aside, sums, wide, *places)[x.dtype]
+        (total,) = self._answers(key, self._aside, sums, wide, *places)[x.dtype]
+        return total
 
-    def _waves(self, spec: Sinusoidal, positions: Positions) -> dict[str, Answer]:
+    def rotate(self, spec: RotarySpec, x: Answer, table: Table, head_axis: int | None) -> Answer:
+        entries, pair = _tensor(x), torch_impl.Table(*map(_tensor, table))
+        # float64 takes another table than the rest, and asks for a graph of its own
+        names = [x.dtype] if x.dtype == "float64" else [name for name in self._aside if name != "float64"]
+        key = (spec, x.shape, tuple(entries.double().flatten().tolist()), table, head_axis, x.dtype == "float64")
+        kinds = [entries.to(getattr(torch, name)) for name in names]
+
+        def turned(kinds: list[torch.Tensor], pair: torch_impl.Table) -> list[torch.Tensor]:
+            return [torch_impl.rotate(spec, e, pair, head_axis=head_axis) for e in kinds]
+
+        (result,) = self._answers(key, names, turned, kinds, pair)[x.dtype]
+        return result
+
+    def _waves(self, spec: PhaseSpec, positions: Positions) -> dict[str, tuple[Answer, ...]]:
         dtypes = DTYPES if positions.dtype == "integer" else self._aside
+        rotary = spec if isinstance(spec, RotarySpec) else None
 
-        def waves(places: torch.Tensor) -> list[torch.Tensor]:
-            encodings = [torch_impl.encode(spec, places, dtype=getattr(torch, dtype)) for dtype in dtypes]
-            return [torch_impl.phase(spec, places), *encodings]
+        def wave(places: torch.Tensor, dtype: torch.dtype) -> Any:
+            if rotary is not None:
+                return torch_impl.table(rotary, places, dtype=dtype)
+            return torch_impl.encode(spec, places, dtype=dtype)
 
-        key = spec, positions.dtype, tuple(positions.values)
+        def waves(places: torch.Tensor) -> list[Any]:
+            return [torch_impl.phase(spec, places), *(wave(places, getattr(torch, dtype)) for dtype in dtypes)]
+
+        key = spec, positions.dtype, positions.shape, tuple(positions.values)
         return self._answers(key, (PHASE, *dtypes), waves, _places(positions))
 
     def _answers(
-        self, key: Hashable, names: Sequence[str], function: Callable[..., list[torch.Tensor]], *arguments: Any
-    ) -> dict[str, Answer]:
+        self, key: Hashable, names: Sequence[str], function: Callable[..., list[Any]], *arguments: Any
+    ) -> dict[str, tuple[Answer, ...]]:
         if key not in self._known:
             torch._dynamo.reset()  # else the graphs of earlier questions count against the recompile limit
             results = torch.compile(function, backend=self._backend, fullgraph=True)(*arguments)
-            self._known[key] = {name: _answer(result) for name, result in zip(names, results, strict=True)}
+            self._known[key] = {name: _answers(result) for name, result in zip(names, results, strict=True)}
         return self._known[key]
 
 
@@ -128,6 +159,11 @@ def _places(positions: Positions) -> torch.Tensor:
 
 def _tensor(x: Answer) -> torch.Tensor:
     return torch.frombuffer(bytearray(x.data), dtype=getattr(torch, x.dtype)).reshape(x.shape)
+
+
+def _answers(result: torch.Tensor | torch_impl.Table) -> tuple[Answer, ...]:
+    """One, or those of both halves of a table."""
+    return (_answer(result),) if isinstance(result, torch.Tensor) else tuple(map(_answer, result))
 
 
 def _answer(result: torch.Tensor) -> Answer:
