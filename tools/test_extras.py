@@ -25,7 +25,7 @@ NEEDS = {  # what a column may load: its framework and what that brings
 
 USE = """
 import importlib, importlib.metadata, sys
-from posenc import Sinusoidal
+from posenc import Rope, Sinusoidal
 
 extra, column, needs = sys.argv[1], sys.argv[2], set(sys.argv[3].split(","))
 module = importlib.import_module(f"posenc.{column}")
@@ -37,6 +37,12 @@ assert flat == exact, "not the correctly rounded values"
 assert [float(x) for row in module.add(spec, values) for x in row] != flat
 words = [[int(w) for w in row] for row in module.phase(spec, 1)]
 assert words == [list(w[:3]) for w in spec.plan().words()], words
+rope = Rope(16, base=10000.0, layout="half")
+table = module.table(rope, range(-2, 3))
+turned = [float(x) for part in table for row in part for x in row]
+exact = [rope.value(p, c + j) for c in (0, 8) for p in range(-2, 3) for j in range(8)]
+assert turned == exact, "not the correctly rounded table"
+assert [float(x) for row in module.rotate(rope, values, table, head_axis=None) for x in row] != flat
 
 frameworks = {"numpy", "ml_dtypes", "torch", "jax", "tensorflow", "keras"}
 stray = (frameworks & {name.partition(".")[0] for name in sys.modules}) - needs
@@ -52,7 +58,7 @@ for other, package in packages.items():
             assert f"posenc.{other} needs" in str(error) and "pip install 'posenc[" in str(error), error
         else:
             raise AssertionError(f"posenc.{other} works without {package}")
-print(f"posenc[{extra}]: {len(flat)} values right, no other framework loaded")
+print(f"posenc[{extra}]: {len(flat + turned)} values right, no other framework loaded")
 """
 
 
@@ -64,7 +70,10 @@ def build(folder: Path) -> Path:
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT)
     (wheel,) = folder.glob("posenc-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for name in ("posenc/py.typed", "posenc/conformance/vectors/sinusoidal.json"):
+    for name in (
+        "posenc/py.typed",
+        *(f"posenc/conformance/vectors/{family}.json" for family in ("sinusoidal", "rope")),
+    ):
         if name not in names:
             sys.exit(f"test_extras: the wheel lacks {name}")
     return wheel
