@@ -4,6 +4,7 @@ from posenc.spec import checks
 
 checks.framework("posenc.torch_impl", "torch", "PyTorch", "torch")
 
-from posenc.torch_impl.phase import add, encode, phase  # noqa: E402
+from posenc.torch_impl.phase import Table, add, encode, phase, table  # noqa: E402
+from posenc.torch_impl.rotation import rotate  # noqa: E402
 
-__all__ = ["add", "encode", "phase"]
+__all__ = ["Table", "add", "encode", "phase", "rotate", "table"]

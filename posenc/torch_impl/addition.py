@@ -15,7 +15,7 @@ from torch import Tensor
 from posenc.spec.plan import PhaseSpec
 from posenc.torch_impl.formats import bits
 from posenc.torch_impl.inputs import CPU, arange
-from posenc.torch_impl.rounded import arrange, encode_directly, settled, waves_of
+from posenc.torch_impl.rounded import arrange, encode_directly, hold_still, settled, waves_of
 from posenc.torch_impl.waves import wide_phase, wide_waves
 from posenc.torch_impl.words import facts, words
 
@@ -74,6 +74,10 @@ def _fill(spec: PhaseSpec, positions: range, result: Tensor) -> None:
     far = waves_of(spec, arange(positions[:: tiles * rows]).unsqueeze(-1))
     half = result.dtype != torch.float32
     margin = torch.tensor(fact.magnitude * (_ADDED_ERROR + half * _HALF_UNIT), dtype=torch.float64, device=CPU)
+    if fact.still:
+        margin = margin.repeat(width)
+        for first, last in fact.still:
+            margin[first:last] = 0  # nothing to close
     wide = torch.empty(rows, width, dtype=torch.float64, device=CPU)
     lower = torch.empty(rows, width, dtype=result.dtype, device=CPU)
     for block in range(far[0].shape[0]):
@@ -90,6 +94,7 @@ def _fill(spec: PhaseSpec, positions: range, result: Tensor) -> None:
             upper.copy_(tile)
             low.copy_(tile.sub_(2 * margin))
             _close(spec, positions, begin, upper, low)
+    hold_still(spec, result)
     if fact.padding_position is not None and fact.padding_position in positions:
         result[positions.index(fact.padding_position)] = 0
 

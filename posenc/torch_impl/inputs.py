@@ -59,6 +59,21 @@ def read_x(where: str, x: object, dim: int, positions: object) -> None:
         raise checks.x_rank_error(where, dim, x.shape)
 
 
+def read_table(where: str, table: object, pairs: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines: two tensors of one float dtype and one shape `(*P, pairs)`."""
+    if not isinstance(table, tuple | list) or len(table) != 2:
+        length = f" of {len(table)}" if isinstance(table, tuple | list) else ""
+        raise checks.table_form_error(where, pairs, f"{type(table).__name__}{length}")
+    cos, sin = table
+    if not isinstance(cos, Tensor) or not isinstance(sin, Tensor):
+        raise checks.table_form_error(where, pairs, f"{type(cos).__name__} and {type(sin).__name__}")
+    if cos.dtype != sin.dtype or cos.dtype not in _OUTPUT:
+        raise checks.table_form_error(where, pairs, f"{dtype_name(cos.dtype)} and {dtype_name(sin.dtype)}")
+    if cos.shape != sin.shape or cos.dim() == 0 or cos.shape[-1] != pairs:
+        raise checks.table_form_error(where, pairs, f"shapes {tuple(cos.shape)} and {tuple(sin.shape)}")
+    return cos, sin
+
+
 def wrapped(tensor: Tensor) -> bool:
     """Whether a torch.func transform stands around `tensor`."""
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from posenc.spec.plan import PhaseSpec, phase_plan
-from posenc.torch_impl.phase import add
+from posenc.spec import checks
+from posenc.spec.plan import PhaseSpec, RotarySpec, encoding_plan, rotation_plan
+from posenc.torch_impl.inputs import traced
+from posenc.torch_impl.phase import Table, add, table
+from posenc.torch_impl.rotation import rotate
+
+_KEPT = 1 << 24  # cosines of a table that is kept
 
 
 class SinusoidalEncoding(torch.nn.Module):
@@ -16,7 +22,7 @@ class SinusoidalEncoding(torch.nn.Module):
 
     def __init__(self, spec: PhaseSpec) -> None:
         super().__init__()
-        phase_plan("SinusoidalEncoding", spec)
+        encoding_plan("SinusoidalEncoding", spec)
         self.spec = spec
 
     def forward(self, x: Tensor, positions: Any = None) -> Tensor:
@@ -24,3 +30,60 @@ class SinusoidalEncoding(torch.nn.Module):
 
     def extra_repr(self) -> str:
         return repr(self.spec)
+
+
+class RotaryEmbedding(torch.nn.Module):
+    """`forward(q, k, positions)` is `rotate` of both by `table(spec, positions)`, in float64 where one of them is.
+
+    Layers that share one module share its last table, which it knows again by the values of the positions on the host.
+    """
+
+    def __init__(self, spec: RotarySpec, *, head_axis: int | None) -> None:
+        super().__init__()
+        rotation_plan("RotaryEmbedding", spec)
+        self.spec = spec
+        self.head_axis = None if head_axis is None else checks.integer("RotaryEmbedding.head_axis", head_axis)
+
+    def forward(self, q: Tensor, k: Tensor, positions: Any) -> tuple[Tensor, Tensor]:
+        wide = torch.float64 if torch.float64 in (q.dtype, k.dtype) else torch.float32
+        shared = table(self.spec, positions, dtype=wide) if traced() else self._table(positions, wide)
+        turned_q = rotate(self.spec, q, shared, head_axis=self.head_axis)
+        return turned_q, rotate(self.spec, k, shared, head_axis=self.head_axis)
+
+    def extra_repr(self) -> str:
+        return f"{self.spec!r}, head_axis={self.head_axis}"
+
+    def _table(self, positions: Any, dtype: torch.dtype) -> Table:
+        plain = type(positions) in (int, range) or (type(positions) is Tensor and positions.is_cpu)
+        if not plain or torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
+            return table(self.spec, positions, dtype=dtype)
+        inference = torch.is_inference_mode_enabled()
+        last = _last.get(self)
+        if last and last[:3] == (self.spec, dtype, inference) and _same(last.positions, positions):
+            return last.table
+        made = table(self.spec, positions, dtype=dtype)
+        if made.cos.numel() <= _KEPT:
+            copied = positions.detach().clone() if isinstance(positions, Tensor) else positions
+            _last[self] = _Made(self.spec, dtype, inference, copied, made)
+        return made
+
+
+class _Made(NamedTuple):
+    spec: RotarySpec
+    dtype: torch.dtype
+    inference: bool
+    """Tensors made in inference mode are of no use to a gradient."""
+    positions: Tensor | int | range
+    table: Table
+
+
+# beside the modules, so that it is neither copied nor pickled with one
+_last: WeakKeyDictionary[RotaryEmbedding, _Made] = WeakKeyDictionary()
+
+
+def _same(kept: Any, positions: Any) -> bool:
+    if type(kept) is not type(positions):
+        return False
+    if isinstance(positions, Tensor):
+        return kept.dtype == positions.dtype and torch.equal(kept, positions)
+    return bool(kept == positions)

@@ -1,17 +1,17 @@
-"""phase, encode, add: the encodings of a specification as tensors.
+"""phase, encode, add, table: what a specification has at positions, as tensors.
 
 What goes in, and what is refused: `help(posenc)`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from posenc.spec import checks
-from posenc.spec.plan import PhaseSpec
+from posenc.spec.plan import PhaseSpec, RotarySpec
 from posenc.torch_impl import inputs
 from posenc.torch_impl.addition import encode_range, encode_values
 from posenc.torch_impl.formats import AddOnce
@@ -28,6 +28,13 @@ from posenc.torch_impl.words import (
     traced_words,
     words,
 )
+
+
+class Table(NamedTuple):
+    """Cosines and sines of a rotation, `(*P, pairs)` each, times its magnitude."""
+
+    cos: Tensor
+    sin: Tensor
 
 
 def phase(spec: PhaseSpec, positions: Any) -> Tensor:
@@ -54,13 +61,25 @@ def encode(spec: PhaseSpec, positions: Any, *, dtype: torch.dtype | str = torch.
     is then computed in float64 on a CPU, and widened from float32 elsewhere).
     """
     if inputs.traced():
-        key = trace_key("encode", spec)
-        target = inputs.read_dtype("encode", dtype)
-        return _traced(key, inputs.read_traced_positions("encode", positions), target)
-    checked_facts("encode", spec)
-    target = inputs.read_dtype("encode", dtype)
-    found = inputs.read_positions("encode", positions)
-    return _encode("encode", spec, found, target, found.device if isinstance(found, Tensor) else CPU)
+        key = trace_key("encode", spec, rotary=False)
+    else:
+        key = None
+        checked_facts("encode", spec, rotary=False)
+    return _read_and_encode("encode", spec, key, positions, dtype)
+
+
+def table(spec: RotarySpec, positions: Any, *, dtype: torch.dtype | str = torch.float32) -> Table:
+    """Cosines and sines for `rotate`, `(*P,)` -> `(*P, pairs)` twice: rounded as `encode` rounds, where it does.
+
+    One table serves every layer, and queries and keys alike.
+    """
+    if inputs.traced():
+        key = trace_key("table", spec, rotary=True)
+        pairs = traced_facts(key).pairs
+    else:
+        key, pairs = None, checked_facts("table", spec, rotary=True).pairs
+    waves = _read_and_encode("table", spec, key, positions, dtype)
+    return Table(waves[..., :pairs], waves[..., pairs:])
 
 
 def add(spec: PhaseSpec, x: Tensor, positions: Any = None) -> Tensor:
@@ -69,7 +88,7 @@ def add(spec: PhaseSpec, x: Tensor, positions: Any = None) -> Tensor:
     Without positions they are `range(x.shape[-2])`. The gradient with respect to x passes unchanged.
     """
     if inputs.traced():
-        key = trace_key("add", spec)
+        key = trace_key("add", spec, rotary=False)
         inputs.read_x("add", x, traced_facts(key).dim, positions)
         if positions is None:
             found = torch.arange(x.shape[-2], dtype=torch.int64, device=x.device)
@@ -78,7 +97,7 @@ def add(spec: PhaseSpec, x: Tensor, positions: Any = None) -> Tensor:
             _check_shape(x, found.shape)
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         return (x.to(wide) + _traced(key, found, wide)).to(x.dtype)
-    inputs.read_x("add", x, checked_facts("add", spec).dim, positions)
+    inputs.read_x("add", x, checked_facts("add", spec, rotary=False).dim, positions)
     given = range(x.shape[-2]) if positions is None else inputs.read_positions("add", positions)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     _check_shape(x, (len(given),) if isinstance(given, range) else given.shape)
@@ -96,6 +115,15 @@ def _check_shape(x: Tensor, shape: Any) -> None:
     pairs = zip(reversed(shape), reversed(x.shape[:-1]), strict=False)
     if len(shape) >= x.dim() or not all(a == 1 or a == b for a, b in pairs):  # noqa: PLR1714
         raise checks.positions_shape_error("add", x.shape[:-1], shape)
+
+
+def _read_and_encode(where: str, spec: PhaseSpec, key: str | None, positions: Any, dtype: object) -> Tensor:
+    """`encode` of a specification that is checked; `key`: that of a trace."""
+    target = inputs.read_dtype(where, dtype)
+    if key is not None:
+        return _traced(key, inputs.read_traced_positions(where, positions), target)
+    found = inputs.read_positions(where, positions)
+    return _encode(where, spec, found, target, found.device if isinstance(found, Tensor) else CPU)
 
 
 def _encode(where: str, spec: PhaseSpec, positions: Tensor | range, dtype: torch.dtype, device: torch.device) -> Tensor:

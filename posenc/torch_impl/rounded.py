@@ -6,6 +6,8 @@ increments lack, |p| * 2^-129 turn: `_ERROR` is 8, `_INCREMENT_ERROR` a little m
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -42,7 +44,21 @@ def _block(spec: PhaseSpec, fact: Facts, positions: Tensor, dtype: torch.dtype) 
     if fact.magnitude != 1.0:
         wide = wide * fact.magnitude
     checked = dtype != torch.float64 and not positions.is_floating_point()
-    return padded(fact, settled(spec, wide, column, None, dtype) if checked else round_to(wide, dtype))
+    rounded = settled(spec, wide, column, None, dtype) if checked else round_to(wide, dtype)
+    return padded(fact, hold_still(spec, rounded))
+
+
+def hold_still(spec: PhaseSpec, encoding: Tensor) -> Tensor:
+    """Write, in place, what pairs that do not turn have: computed once, and not once for every position."""
+    if facts(spec).still:
+        for begin, end, value in _still_values(spec, encoding.dtype):  # type: ignore[arg-type]  # hashable
+            encoding.narrow(-1, begin, end - begin).fill_(value)
+    return encoding
+
+
+@lru_cache(maxsize=64)
+def _still_values(spec: PhaseSpec, dtype: torch.dtype) -> list[tuple[int, int, float]]:
+    return [(begin, end, spec.value(0, begin, dtype_name(dtype))) for begin, end in facts(spec).still]
 
 
 def settled(spec: PhaseSpec, wide: Tensor, positions: Tensor, channels: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -50,13 +66,18 @@ def settled(spec: PhaseSpec, wide: Tensor, positions: Tensor, channels: Tensor |
     fact = facts(spec)
     phases = positions + fact.offset if fact.offset else positions
     margin = wide.abs().mul_(_ERROR).add_(phases.abs(), alpha=_INCREMENT_ERROR * fact.magnitude)
+    for begin, end in fact.still if channels is None else ():
+        margin.narrow(-1, begin, end - begin).zero_()  # nothing to settle: see `hold_still`
     upper, lower = round_to(wide + margin, dtype), round_to(wide - margin, dtype)
     # a float32 never underflows here, so that there is no zero whose sign a comparison of numbers would miss
     same = torch.equal(upper, lower) if dtype == torch.float32 else torch.equal(bits(upper), bits(lower))
     if not same:
         for index in (bits(upper) != bits(lower)).nonzero().tolist():
             channel = index[-1] if channels is None else int(channels[index[0]])
-            upper[tuple(index)] = spec.value(int(positions.flatten()[index[0]]), channel, dtype_name(dtype))
+            position = int(positions.flatten()[index[0]])
+            if position + fact.offset == 0 and fact.layout == "cos_sin":
+                channel -= channel % fact.pairs  # at no angle all pairs are alike, and the first one is remembered
+            upper[tuple(index)] = spec.value(position, channel, dtype_name(dtype))
     return upper
 
 

@@ -9,6 +9,7 @@ from array import array
 from dataclasses import fields
 from fractions import Fraction
 from functools import cache, lru_cache
+from itertools import groupby
 from typing import Literal, NamedTuple, overload
 
 import torch
@@ -18,13 +19,15 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import guard_scalar
 
 from posenc.spec import PhasePlan, exact, from_json, to_json
-from posenc.spec.plan import Layout, PhaseSpec, phase_plan
+from posenc.spec.plan import Layout, PhaseSpec, RotarySpec, encoding_plan, phase_plan, table_plan
+from posenc.spec.rope_scaling import SCALINGS
 from posenc.spec.serialise import FAMILIES, SCHEMA
 from posenc.torch_impl.inputs import CPU
 
 Kind = Literal["wide", "phase", "fused"]
 _QUARTER_TURN = 1 << 30
 _KINDS = tuple((family, kind, tuple(field.name for field in fields(kind))) for family, kind in FAMILIES.items())
+_RULES = tuple((rule, kind, tuple(field.name for field in fields(kind))) for rule, kind in SCALINGS.items())
 
 
 class Facts(NamedTuple):
@@ -40,6 +43,9 @@ class Facts(NamedTuple):
     padding_position: int | None
     padding_bits: tuple[int | None, int | None]
     """As float32 and as float64, signed (see `PhasePlan.padding_bits`)."""
+    still: tuple[tuple[int, int], ...]
+    """Runs of channels, from and to, of pairs that do not turn: every position has the same value there."""
+    rotary: bool
 
 
 def facts(spec: PhaseSpec) -> Facts:
@@ -53,16 +59,43 @@ def _facts(spec: PhaseSpec) -> Facts:
     excess = float(Fraction(plan.magnitude) / Fraction(factor) - 1)
     bits = (_signed(plan.padding_bits("float32"), 32), _signed(plan.padding_bits("float64"), 64))
     padding = plan.padding_position, bits
-    return Facts(plan.dim, plan.pairs, plan.layout, plan.offset, plan.magnitude, factor, excess, *padding)
+    shape = plan.dim, plan.pairs, plan.layout, plan.offset
+    return Facts(*shape, plan.magnitude, factor, excess, *padding, _still(plan), isinstance(spec, RotarySpec))
 
 
-def checked_facts(where: str, spec: object) -> Facts:
-    """The facts of what may be no specification."""
+def _still(plan: PhasePlan) -> tuple[tuple[int, int], ...]:
+    pairs = [increment == 0 for increment in plan.increments]
+    waves = [(still, wave) for wave in (0, 1) for still in pairs]
+    if plan.layout == "interleaved":
+        waves = [(still, wave) for still in pairs for wave in (0, 1)]
+    runs, begin = [], 0
+    for (still, _), group in groupby(waves):
+        end = begin + len(list(group))
+        runs += [(begin, end)] if still else []
+        begin = end
+    return tuple(runs)
+
+
+def checked_facts(where: str, spec: object, *, rotary: bool | None = None) -> Facts:
+    """The facts of what may be no specification, or not of a rotation, or of one; None: either will do."""
     try:
-        return facts(spec)  # type: ignore[arg-type]  # asked again below if it is none
+        found = facts(spec)  # type: ignore[arg-type]  # asked again below if it is none
     except (TypeError, ValueError):
-        phase_plan(where, spec)
+        _refuse(where, spec, rotary)
         raise
+    if rotary not in (None, found.rotary):
+        _refuse(where, spec, rotary)
+    return found
+
+
+def _refuse(where: str, spec: object, rotary: bool | None) -> None:
+    """Raise what a specification of the wrong kind deserves."""
+    if rotary is None:
+        phase_plan(where, spec)
+    elif rotary:
+        table_plan(where, spec)
+    else:
+        encoding_plan(where, spec)
 
 
 def words(spec: PhaseSpec, kind: Kind, device: torch.device) -> Tensor:
@@ -82,14 +115,14 @@ def words(spec: PhaseSpec, kind: Kind, device: torch.device) -> Tensor:
     return found
 
 
-def trace_key(where: str, spec: PhaseSpec) -> str:
+def trace_key(where: str, spec: PhaseSpec, *, rotary: bool | None = None) -> str:
     """`to_json(spec)`, written so that torch.compile can trace it and guards each field by value."""
     for family, kind, names in _KINDS:
-        if type(spec) is kind:
+        if type(spec) is kind and (rotary is None or rotary == (family == "rope")):
             values = [f', "{name}": {_json(getattr(spec, name))}' for name in names]
             return f'{{"schema": {SCHEMA}, "family": "{family}"{"".join(values)}}}'
-    phase_plan(where, spec)  # raises what a trace of anything else deserves
-    return to_json(spec)  # type: ignore[arg-type]
+    _refuse(where, spec, rotary)
+    return to_json(spec)  # type: ignore[arg-type]  # raises what a trace of any other specification deserves
 
 
 def _json(value: object) -> str:
@@ -97,6 +130,14 @@ def _json(value: object) -> str:
         return "null"
     if isinstance(value, str):
         return f'"{value}"'
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return f"[{', '.join([_json(item) for item in value])}]"
+    for rule, kind, names in _RULES:
+        if type(value) is kind:
+            values = [f', "{name}": {_json(getattr(value, name))}' for name in names]
+            return f'{{"rule": "{rule}"{"".join(values)}}}'
     # without this a number that changed once becomes a symbol, and no key
     return f"{guard_scalar(value)}"  # type: ignore[arg-type]
 
