@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from posenc import Sinusoidal, SpecError
-from posenc.jax_impl import add, encode, phase
+from posenc import Rope, Sinusoidal, SpecError
+from posenc.jax_impl import add, encode, phase, rotate, table
 from posenc.spec import exact
 
 SPEC = Sinusoidal.fairseq(17)
@@ -100,6 +100,35 @@ REFUSALS = [
     ),
     (lambda: add(SPEC, X, np.zeros((1, 2, 5), int)), ValueError, "broadcasts to (2, 5), received (1, 2, 5)"),
     (lambda: jax.jit(add)(SPEC, X, jnp.zeros((3, 2, 5))), ValueError, "broadcasts to (2, 5), received (3, 2, 5)"),
+]
+ROPE = Rope(12, 1e4, "half")
+Q = np.zeros((2, 4, 3, 12), np.float32)
+GOOD = table(ROPE, range(3))
+REFUSALS += [
+    (lambda: encode(ROPE, 1), SpecError, "encode.spec: expected an encoding such as Sinusoidal.vaswani(512)"),
+    (lambda: add(ROPE, Q), SpecError, "add.spec: expected an encoding such as Sinusoidal.vaswani(512)"),
+    (lambda: table(Sinusoidal.vaswani(12), 1), SpecError, "table.spec: expected a rotary specification such as Rope("),
+    (lambda: table(ROPE, 1, dtype="int8"), ValueError, "table.dtype: expected float64, float32, bfloat16 or float16"),
+    (lambda: table(ROPE, jnp.zeros(3, bool)), ValueError, "table.positions: expected integers, float32 or float64"),
+    (lambda: table(ROPE, [2**31]), ValueError, "table.positions: expected finite numbers of magnitude below 2^31"),
+    (lambda: rotate("rope", Q, GOOD, head_axis=1), SpecError, "rotate.spec: expected a rotary specification"),
+    (lambda: rotate(ROPE, Q.astype(int), 1, head_axis=9), ValueError, "rotate.x: expected float64, float32, bfloat16"),
+    (lambda: rotate(ROPE, [0.0] * 12, 1, head_axis=9), ValueError, "bfloat16 or float16, received list"),
+    (lambda: rotate(ROPE, Q[..., :11], 1, head_axis=9), ValueError, "rotate.x: expected shape (..., 12), received"),
+    (lambda: rotate(ROPE, Q, 1, head_axis=3), ValueError, "rotate.head_axis: expected None or an axis of x other than"),
+    (lambda: rotate(ROPE, Q, 1, head_axis=1), ValueError, "rotate.table: expected Table(cos, sin), two arrays of one"),
+    (lambda: rotate(ROPE, Q, (*GOOD, 1), head_axis=1), ValueError, "received ArrayImpl and ArrayImpl and int"),
+    (lambda: rotate(ROPE, Q, (), head_axis=1), ValueError, "one shape (*P, 6), received nothing"),
+    (lambda: rotate(ROPE, Q, Q, head_axis=1), ValueError, "received ndarray"),
+    (lambda: rotate(ROPE, Q, (GOOD.cos, GOOD.sin[:1]), head_axis=1), ValueError, "received (3, 6) and (1, 6)"),
+    (lambda: rotate(ROPE, Q, (GOOD.cos[:, :5],) * 2, head_axis=1), ValueError, "received (3, 5) and (3, 5)"),
+    (lambda: rotate(ROPE, Q, (GOOD.cos, Q[0, 0, :, :6].astype(float)), head_axis=1), ValueError, "32 and float64"),
+    (lambda: rotate(ROPE, Q, (GOOD.cos.astype(int),) * 2, head_axis=1), ValueError, "received int32 and int32"),
+    (lambda: rotate(ROPE, Q, table(ROPE, range(4)), head_axis=1), ValueError, "axes (), (3,) or (2, 3), or 1 in place"),
+    (lambda: rotate(ROPE, Q, table(ROPE, range(2)), head_axis=1), ValueError, "of a size, received (2,)"),
+    (lambda: rotate(ROPE, Q, table(ROPE, [[[1]]]), head_axis=1), ValueError, "received (1, 1, 1)"),
+    (lambda: jax.jit(lambda t: rotate(ROPE, Q.astype(float), t, head_axis=1))(GOOD), ValueError, "float64 in a trace"),
+    (lambda: jax.jit(lambda p: table(ROPE, p, dtype="float64"))(jnp.arange(3)), ValueError, "table.dtype: expected"),
 ]
 
 

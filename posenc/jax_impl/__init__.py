@@ -8,11 +8,14 @@ from posenc.spec import checks
 checks.framework("posenc.jax_impl", "jax", "JAX", "jax")
 
 import jax  # noqa: E402  # only now is it known to be there
+import jax.export  # noqa: E402
 
-from posenc.jax_impl.phase import add, encode, phase  # noqa: E402
+from posenc.jax_impl.phase import Table, add, encode, phase, table  # noqa: E402
+from posenc.jax_impl.rotation import rotate  # noqa: E402
 from posenc.spec import serialise  # noqa: E402
 
 for _specification in serialise.FAMILIES.values():
     jax.tree_util.register_static(_specification)
+jax.export.register_namedtuple_serialization(Table, serialized_name="posenc.Table")
 
-__all__ = ["add", "encode", "phase"]
+__all__ = ["Table", "add", "encode", "phase", "rotate", "table"]

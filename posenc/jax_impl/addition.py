@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from typing import Any
@@ -28,16 +29,16 @@ EVENLY_SPACED = 8 * BLOCK
 """Rows from which angle addition pays for its tables."""
 
 
-def turn(plan: PhasePlan, positions: range, rows: HostArray) -> HostArray:
+def turn(channels: Channels, positions: range, rows: HostArray) -> HostArray:
     """Write all rows by angle addition; returns the index of those in doubt."""
-    channels = constants(plan)
     unit = channels._replace(offset=np.zeros_like(channels.offset), scale=np.sign(channels.scale))
     # the middle of a block is its anchor, so that the distance to it stays a position, whatever the step
     distances = positions.step * np.arange(-BLOCK // 2, BLOCK // 2)
     cosine = _table(distances, unit._replace(quarter=np.full_like(unit.quarter, words.QUARTER)))
     sine = _table(distances, unit._replace(quarter=np.zeros_like(unit.quarter)))
     slopes = channels._replace(quarter=channels.quarter + words.QUARTER)
-    floor = jax.device_put(channels.scale[None] * ABSOLUTE)
+    moving = channels.words[0].any(axis=0)
+    floor = jax.device_put(np.where(moving, channels.scale, 0)[None] * ABSOLUTE)
     # the last block ends with the last row, and may repeat some of the block before
     starts = np.minimum(np.arange(0, len(rows), BLOCK), len(rows) - BLOCK)
     doubtful = [np.arange(0)]
@@ -47,7 +48,8 @@ def turn(plan: PhasePlan, positions: range, rows: HostArray) -> HostArray:
         tables = (_table(anchors, channels), cosine, _table(anchors, slopes), sine, floor)
         for k, start in enumerate(group.tolist()):
             block, doubts = _turned(np.int32(k), tables, rows.dtype)
-            rows[start : start + BLOCK] = np.asarray(block)[:, : plan.dim]
+            values = np.asarray(block)[:, : math.prod(rows.shape[1:])]
+            rows[start : start + BLOCK] = values.reshape(BLOCK, *rows.shape[1:])
             doubtful.append(start + np.flatnonzero(np.asarray(doubts)))
     return np.unique(np.concatenate(doubtful))
 
@@ -60,11 +62,13 @@ def _table(positions: HostArray, channels: Channels) -> jax.Array:
 
 
 @lru_cache(maxsize=32)
-def constants(plan: PhasePlan) -> Channels:
-    """Of equal shapes for all plans of nearly equal width."""
+def constants(plan: PhasePlan, still: float) -> Channels:
+    """Of equal shapes for all plans of nearly equal width; the cosine of a pair that does not turn is `still`."""
     channels = words.channels(plan)
+    moving = channels.words[0].any(axis=0)
     offset = np.zeros((4, plan.dim), np.uint32) if channels.offset is None else channels.offset
-    return Channels(wide(channels.words), wide(offset), wide(channels.quarter), wide(channels.scale))
+    scale = np.where(moving | (channels.quarter == 0), channels.scale, still)
+    return Channels(wide(channels.words), wide(offset), wide(channels.quarter), wide(scale))
 
 
 def wide(array: Array) -> HostArray:

@@ -17,6 +17,7 @@ from posenc.spec import checks
 from posenc.spec.plan import FRACTION_BITS, PhasePlan
 
 _POSITIONS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
+_FLOATS = frozenset(jnp.dtype(name) for name in checks.OUTPUT_DTYPES)
 
 HostArray = np.ndarray[Any, Any]
 Array = jax.Array | HostArray
@@ -83,11 +84,32 @@ def read_dtype(where: str, dtype: Any) -> np.dtype[Any]:
 def read_x(where: str, given: object, dim: int) -> Array:
     if not isinstance(given, jax.Array | np.ndarray):
         raise checks.x_dtype_error(where, type(given).__name__)
-    if given.dtype.name not in checks.OUTPUT_DTYPES:
-        raise checks.x_dtype_error(where, given.dtype.name)
-    if given.ndim == 0 or given.shape[-1] != dim:
-        raise checks.x_shape_error(where, dim, given.shape)
-    return given.astype(given.dtype.newbyteorder("="), copy=False) if isinstance(given, np.ndarray) else given
+    array = _native(given)
+    if array.dtype not in _FLOATS:
+        raise checks.x_dtype_error(where, array.dtype.name)
+    if array.ndim == 0 or array.shape[-1] != dim:
+        raise checks.x_shape_error(where, dim, array.shape)
+    return array
+
+
+def read_table(where: str, given: object, pairs: int) -> tuple[Array, Array]:
+    """Two arrays of one shape `(*P, pairs)` and one float dtype."""
+    parts = given if isinstance(given, tuple | list) else (given,)
+    if len(parts) != 2 or not all(isinstance(part, jax.Array | np.ndarray) for part in parts):
+        received = " and ".join(type(part).__name__ for part in parts) or "nothing"
+        raise checks.table_form_error(where, pairs, received)
+    cos, sin = _native(parts[0]), _native(parts[1])
+    if cos.dtype != sin.dtype or cos.dtype not in _FLOATS:
+        raise checks.table_form_error(where, pairs, f"{cos.dtype.name} and {sin.dtype.name}")
+    if cos.shape != sin.shape or cos.ndim == 0 or cos.shape[-1] != pairs:
+        raise checks.table_form_error(where, pairs, f"{cos.shape} and {sin.shape}")
+    return cos, sin
+
+
+def _native(given: Array) -> Array:
+    if isinstance(given, jax.Array) or given.dtype.isnative:
+        return given
+    return given.astype(given.dtype.newbyteorder("="))
 
 
 def split(positions: Array) -> tuple[Array, ...]:

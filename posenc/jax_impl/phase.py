@@ -5,7 +5,7 @@ What goes in, and what is refused: `help(posenc)`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jax.typing import ArrayLike, DTypeLike
 from posenc.jax_impl import formats, inputs, rounded, waves, words
 from posenc.jax_impl.inputs import Array, HostArray
 from posenc.spec import checks
-from posenc.spec.plan import PhasePlan, PhaseSpec, phase_plan
+from posenc.spec.plan import PhasePlan, PhaseSpec, RotarySpec, encoding_plan, phase_plan, table_plan
 
 Positions = ArrayLike | range | list[Any] | tuple[Any, ...]
 
@@ -39,15 +39,20 @@ def encode(spec: PhaseSpec, positions: Positions, *, dtype: DTypeLike = jnp.floa
 
     float64 is returned with x64 off, too; only a trace without x64 has to refuse it.
     """
-    plan = phase_plan("encode", spec)
-    target = inputs.read_dtype("encode", dtype)
-    given = inputs.read_positions("encode", positions)
-    traced = isinstance(given, Tracer) or inputs.staged()
-    if traced and target == F64 and not _x64():
-        raise checks.output_dtype_error("encode", NO_FLOAT64)
-    if traced or isinstance(given, jax.Array):
-        return _fused(plan, given, target)
-    return _adopted(rounded.encode(spec, plan, given, target), positions)
+    (result,) = _values("encode", spec, encoding_plan("encode", spec), positions, dtype, 1)
+    return result
+
+
+class Table(NamedTuple):
+    """Cosines and sines of every pair, each `(*P, pairs)`, times the magnitude of the specification."""
+
+    cos: jax.Array
+    sin: jax.Array
+
+
+def table(spec: RotarySpec, positions: Positions, *, dtype: DTypeLike = jnp.float32) -> Table:
+    """Tables `(*P,)` -> two of `(*P, pairs)`, for `rotate`: exact, fused, or float64 where `encode` is."""
+    return Table(*_values("table", spec, table_plan("table", spec), positions, dtype, 2))
 
 
 def add(spec: PhaseSpec, x: ArrayLike, positions: Positions | None = None) -> jax.Array:
@@ -55,11 +60,11 @@ def add(spec: PhaseSpec, x: ArrayLike, positions: Positions | None = None) -> ja
 
     Without positions these are `range(x.shape[-2])`: on the host if x is there.
     """
-    plan = phase_plan("add", spec)
+    plan = encoding_plan("add", spec)
     array = inputs.read_x("add", x, plan.dim)
     traced = isinstance(array, Tracer) or isinstance(positions, Tracer) or inputs.staged()
     target = F64 if array.dtype == F64 else F32
-    if traced and target == F64 and not _x64():
+    if traced and target == F64 and not x64():
         raise checks.x_dtype_error("add", NO_FLOAT64)
     if positions is not None:
         given = inputs.read_positions("add", positions)
@@ -71,16 +76,33 @@ def add(spec: PhaseSpec, x: ArrayLike, positions: Positions | None = None) -> ja
         given = jnp.arange(array.shape[-2], dtype=np.int32)
     else:
         given = range(array.shape[-2])
-    with jax.enable_x64(_x64() or target == F64):
+    with jax.enable_x64(x64() or target == F64):
         if traced or isinstance(given, jax.Array):
             return formats.fused_sum(array, _fused(plan, given, target))
-        result: jax.Array = formats.exact_sum(array, _adopted(rounded.encode(spec, plan, given, target), None))
+        (encoding,) = rounded.encode(spec, plan, given, target)
+        result: jax.Array = formats.exact_sum(array, _adopted(encoding, None))
     return result
+
+
+def _values(
+    where: str, spec: PhaseSpec, plan: PhasePlan, positions: Positions, dtype: DTypeLike, count: int
+) -> list[jax.Array]:
+    """All channels, in `count` arrays."""
+    target = inputs.read_dtype(where, dtype)
+    given = inputs.read_positions(where, positions)
+    traced = isinstance(given, Tracer) or inputs.staged()
+    if traced and target == F64 and not x64():
+        raise checks.output_dtype_error(where, NO_FLOAT64)
+    if not traced and not isinstance(given, jax.Array):
+        return [_adopted(array, positions) for array in rounded.encode(spec, plan, given, target, count)]
+    fused = _fused(plan, given, target)
+    with jax.enable_x64(x64() or target == F64):
+        return jnp.split(fused, count, axis=-1)
 
 
 def _fused(plan: PhasePlan, given: range | Array, target: np.dtype[Any]) -> jax.Array:
     """Encodings of any positions, without a look at a value."""
-    with jax.enable_x64(_x64() or target == F64):
+    with jax.enable_x64(x64() or target == F64):
         if isinstance(given, range):
             given = _integers(given)
         parts = _parts(given)
@@ -94,7 +116,7 @@ def _fused(plan: PhasePlan, given: range | Array, target: np.dtype[Any]) -> jax.
         return jnp.where(jnp.expand_dims(padding, -1), target.type(0), result)
 
 
-def _x64() -> bool:
+def x64() -> bool:
     return bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]  # JAX declares its flags at run time
 
 

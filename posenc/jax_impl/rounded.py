@@ -38,52 +38,62 @@ DIRECT = 2.0**-50
 
 def phase(plan: PhasePlan, positions: range | HostArray) -> HostArray:
     """`(*P,)` -> `(*P, pairs, 3)`."""
-    out = _empty((*np.shape(positions), plan.pairs, 3), np.dtype(np.uint32))
-    rows = out.reshape(-1, plan.pairs, 3)
+    (out,), rows = _empty(np.shape(positions), 1, (plan.pairs, 3), np.dtype(np.uint32))
     with _on_cpu():
         for piece, parts in pieces(_array(positions).reshape(-1)):
             result = words.upper(parts, wide(words.pair_words(plan)), wide(words.pair_offset(plan)))
-            rows[piece] = np.asarray(result)[: piece.stop - piece.start, : plan.pairs]
+            rows[piece, 0] = np.asarray(result)[: piece.stop - piece.start, : plan.pairs]
     return out
 
 
-def encode(spec: PhaseSpec, plan: PhasePlan, positions: range | HostArray, dtype: np.dtype[Any]) -> HostArray:
-    """`(*P,)` -> `(*P, dim)`."""
-    out = _empty((*np.shape(positions), plan.dim), dtype)
-    rows = out.reshape(-1, plan.dim)
+def encode(
+    spec: PhaseSpec, plan: PhasePlan, positions: range | HostArray, dtype: np.dtype[Any], count: int = 1
+) -> list[HostArray]:
+    """`(*P,)` -> the channels in `count` arrays `(*P, dim / count)`."""
+    arrays, rows = _empty(np.shape(positions), count, (plan.dim // count,), dtype)
     with _on_cpu():
         if isinstance(positions, range) and len(positions) >= EVENLY_SPACED and dtype != np.float64:
-            index = turn(plan, positions, rows)
+            index = turn(constants(plan, _still(spec, plan, dtype)), positions, rows)
         else:
             index = np.arange(len(rows))
         if len(index):
             _fill(spec, plan, _array(positions).reshape(-1)[index], rows, index)
     if plan.padding_position is not None:
         rows[inputs.is_padding(_array(positions).reshape(-1), plan)] = 0
-    return out
+    return arrays
 
 
 def _fill(spec: PhaseSpec, plan: PhasePlan, positions: HostArray, rows: HostArray, index: HostArray) -> None:
     """Write the encodings of `positions` to `rows[index]`, directly."""
-    channels = constants(plan)
+    still = _still(spec, plan, rows.dtype)
+    channels = constants(plan, still)
+    moving = channels.words[0].any(axis=0)
     for piece, parts in pieces(positions):
         reach = np.abs(parts[0].astype(np.float64) + plan.offset) * 2.0**-67
-        answer = _direct(waves.float64(parts, channels), reach, channels.scale, rows.dtype)
+        answer = _direct(waves.float64(parts, channels), reach, moving, rows.dtype)
         values, doubts = (np.asarray(array)[: piece.stop - piece.start, : plan.dim] for array in answer)
-        rows[index[piece]] = values
+        rows[index[piece]] = values.reshape(-1, *rows.shape[1:])
         if len(parts) == 1 and rows.dtype != np.float64:
             for row, channel in np.argwhere(doubts).tolist():
-                rows[index[piece.start + row], channel] = spec.value(int(parts[0][row, 0]), channel, rows.dtype.name)
+                value = spec.value(int(parts[0][row, 0]), channel, rows.dtype.name)
+                rows[(index[piece.start + row], *divmod(channel, rows.shape[2]))] = value
+
+
+def _still(spec: PhaseSpec, plan: PhasePlan, dtype: np.dtype[Any]) -> float:
+    """The cosine of a pair that does not turn: asked for once, where every position would be in doubt."""
+    cosines = words.channels(plan).quarter != 0
+    still = cosines & ~words.channels(plan).words[0].any(axis=0)
+    return spec.value(0, int(np.argmax(still)), dtype.name) if still.any() else plan.magnitude
 
 
 @partial(jax.jit, static_argnums=3)
 def _direct(
-    wave: tuple[jax.Array, jax.Array], reach: Array, scale: Array, dtype: np.dtype[Any]
+    wave: tuple[jax.Array, jax.Array], reach: Array, moving: Array, dtype: np.dtype[Any]
 ) -> tuple[jax.Array, jax.Array]:
-    """Values rounded to `dtype`, and which of them are in doubt; the zero channel never is."""
+    """Values rounded to `dtype`, and which of them are in doubt; what does not move never is."""
     value, angle = wave
     rounded, doubts = judged(value, jnp.abs(value) * np.float64(DIRECT), dtype)
-    return rounded, doubts | ((angle < reach) & (scale[None] > np.float64(0)))
+    return rounded, doubts | ((angle < reach) & moving[None])
 
 
 @contextmanager
@@ -106,9 +116,17 @@ def _array(positions: range | HostArray) -> HostArray:
     return (positions.start if positions else 0) + step * np.arange(len(positions), dtype=np.int64)
 
 
-def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> HostArray:
-    """With the 64 bytes of alignment that let JAX adopt an array without a copy."""
-    size = int(np.prod(shape)) * dtype.itemsize
-    memory = np.empty(size + 64, np.uint8)
+def _empty(
+    shape: tuple[int, ...], count: int, each: tuple[int, ...], dtype: np.dtype[Any]
+) -> tuple[list[HostArray], HostArray]:
+    """`count` arrays `(*shape, *each)`, and a view of them all, `(n, count, *each)`.
+
+    With the 64 bytes of alignment that let JAX adopt an array without a copy.
+    """
+    rows = int(np.prod(shape))
+    size = rows * int(np.prod(each)) * dtype.itemsize
+    apart = size + -size % 64
+    memory = np.empty(count * apart + 64, np.uint8)
     start = -memory.ctypes.data % 64
-    return memory[start : start + size].view(dtype).reshape(shape)
+    whole = memory[start : start + count * apart].reshape(count, apart)[:, :size].view(dtype)
+    return [array.reshape(*shape, *each) for array in whole], whole.reshape(count, rows, *each).swapaxes(0, 1)

@@ -89,7 +89,8 @@ def _sine32(phase: Sequence[Array], scale: HostArray) -> jax.Array:
     less = quartic - (np.float32(0.5) * square + x * x_error)
     cosine = upper_scale + (less * upper_scale + _f32(scale - upper_scale))
     value = jnp.where((quadrant & np.uint32(1)) != np.uint32(0), cosine, sine)
-    return jnp.where((quadrant & np.uint32(2)) != np.uint32(0), -value, value)
+    # exact; what divides, XLA computes once, and not again for every head or batch row that it is used in
+    return value / jnp.where((quadrant & np.uint32(2)) != np.uint32(0), np.float32(-1), np.float32(1))
 
 
 def _sine64(phase: Sequence[Array]) -> tuple[jax.Array, jax.Array]:
@@ -112,7 +113,7 @@ def _sine64(phase: Sequence[Array]) -> tuple[jax.Array, jax.Array]:
     x, y = (part * power for part in _radians(upper))
     sine, cosine = _sine_and_cosine(x, y)
     value = jnp.where((quadrant & u64(1)) != u64(0), cosine, jnp.where(negative, -sine, sine))
-    return jnp.where((quadrant & u64(2)) != u64(0), -value, value), x
+    return value / jnp.where((quadrant & u64(2)) != u64(0), np.float64(-1), np.float64(1)), x
 
 
 def _radians(fraction: jax.Array) -> tuple[jax.Array, jax.Array]:
