@@ -3,8 +3,10 @@
 The usual formula is q * cos + rotate_half(q) * sin, where rotate_half exchanges the halves and negates one, cos and sin
 have all 128 channels and the dtype of q, as `transformers` has it, and nothing of it is computed beforehand but cos
 and sin. Interleaved rotations are compared with it too. A decode step turns q of `(1, 32, 1, 128)` and k of
-`(1, 8, 1, 128)`, given the table; its unit is the fastest published rotation that is installed. Tables are made
-outside of what is timed.
+`(1, 8, 1, 128)`, given the table. Tables are made outside of what is timed.
+
+The unit of the rows "fastest peer" is the fastest published rotation that is installed: transformers is, and `make
+peers` makes an environment with the others (`.venv-peers/bin/python benchmarks/bench.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ BARS = {
     "torch rotate interleaved float32": 0.6,
     "torch rotate interleaved bfloat16": 0.8,
     "torch rotate half float32, differentiable": 0.45,
+    "torch rotate half bfloat16, differentiable": 0.7,
+    "torch rotate interleaved float32, differentiable": 0.6,
+    "torch rotate interleaved bfloat16, differentiable": 0.8,
     "torch:inductor rotate half float32": 0.6,
     "torch:inductor rotate half bfloat16": 0.6,
     "torch decode step / fastest peer": 1.2,
@@ -30,6 +35,8 @@ BARS = {
     "torch rotate time at 8x length, to 2^20": 8.8,
     "jax:jit rotate half float32": 0.5,
     "jax:jit rotate half bfloat16": 0.5,
+    "jax:jit rotate / equinox": 1.0,
+    "jax:jit rotate time at 8x length, to 2^20": 8.8,
     "tf rotate half float32": 1.6,
     "tf:xla rotate half float32": 0.6,
     "tf:xla rotate half bfloat16": 0.6,
@@ -90,18 +97,24 @@ def bench_torch() -> dict[str, float]:
             f"torch:inductor rotate half {name}": ratio(lambda: compiled(q, t), lambda: compiled_usual(q, cos, sin)),
         }
 
-    def backward() -> dict[str, float]:
-        q, grad = torch.randn(SHAPE, requires_grad=True), torch.randn(SHAPE)
-        cos, sin = (torch.cat((part, part), -1) for part in t)
+    def backward(dtype: torch.dtype) -> dict[str, float]:
+        q, grad = torch.randn(SHAPE).to(dtype).requires_grad_(), torch.randn(SHAPE).to(dtype)
+        cos, sin = (torch.cat((part, part), -1).to(dtype) for part in t)
 
         def both(call: Callable[[], torch.Tensor]) -> None:
             q.grad = None
             call().backward(grad)
 
-        own = ratio(lambda: both(lambda: turn(q, t)), lambda: both(lambda: usual(q, cos, sin)))
-        return {"torch rotate half float32, differentiable": own}
+        return {
+            f"torch rotate {spec.layout} {str(dtype).removeprefix('torch.')}, differentiable": ratio(
+                lambda spec=spec: both(lambda: turn(q, t, spec)), lambda: both(lambda: usual(q, cos, sin))
+            )
+            for spec in (half, interleaved)
+        }
 
-    figures = forward(torch.float32) | forward(torch.bfloat16) | backward()
+    figures = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        figures |= forward(dtype) | backward(dtype)
     return figures | _torch_peers(turn, half) | _torch_length(turn, half)
 
 
@@ -146,6 +159,9 @@ def _torch_rotations(q: Any, k: Any, t: Any) -> dict[str, Callable[[], object]]:
 
     cos, sin = (torch.cat((part, part), -1)[None] for part in t)
     rotations: dict[str, Callable[[], object]] = {"transformers": lambda: apply_rotary_pos_emb(q, k, cos, sin)}
+    for package in ("diffusers", "litgpt", "curated_transformers"):
+        if not find_spec(package):
+            print(f"# not compared: {package} is not installed")
     if find_spec("diffusers"):
         from diffusers.models.embeddings import apply_rotary_emb
 
@@ -184,7 +200,19 @@ def bench_jax() -> dict[str, float]:
         figures[f"jax:jit rotate half {jnp.dtype(dtype).name}"] = ratio(
             lambda q=q: ours(q, t).block_until_ready(), lambda q=q, w=wide: usual(q, *w).block_until_ready()
         )
-    return figures
+    if find_spec("equinox"):
+        import equinox
+
+        q = jax.random.normal(jax.random.key(0), SHAPE)
+        peer = jax.jit(jax.vmap(jax.vmap(equinox.nn.RotaryPositionalEmbedding(SHAPE[3]))))
+        own = ratio(lambda: ours(q, t).block_until_ready(), lambda: peer(q).block_until_ready())
+        figures["jax:jit rotate / equinox"] = own
+    calls = []
+    for length in (2**17, 2**20):
+        q, rows = jax.numpy.ones((1, 1, length, 128)), table(half, range(length))
+        calls.append(lambda q=q, rows=rows: ours(q, rows).block_until_ready())
+    short, long = fastest(*calls, repeats=4)
+    return figures | {"jax:jit rotate time at 8x length, to 2^20": long / short}
 
 
 def bench_tf() -> dict[str, float]:

@@ -29,8 +29,9 @@ The numerical contract, by its clauses:
   the magnitude (2^-22 at float positions), and a half-precision output adds one rounding. Values of positions are not
   checked.
 - N3, rotation: products in float32 (float64 for float64), one rounding to the dtype of `x`: on the table given, an
-  error of at most 2^-22 times the magnitude times max(|u|, |v|), plus half a unit of the output. The same bits however
-  an array is split, within one column and one mode; between columns and modes within one unit.
+  error of at most 2^-22 (2^-51 for float64) times the magnitude times max(|u|, |v|), plus half a unit of the output;
+  two columns or modes differ by at most twice that. The same bits however an array is split, within one column and one
+  mode. JAX and TensorFlow take subnormal float32, bfloat16 and float64 numbers in `x` for zero.
 - N4, no history: a result depends on the arguments alone.
 - N5, positions are explicit: none is inferred, but for the one convenience of `add`.
 - N6, decisions are exact: what a formula truncates, clamps or compares is decided in integers or exact arithmetic.

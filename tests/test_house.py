@@ -60,7 +60,7 @@ def check_floor(module: str, source: str) -> None:
         allowed = allowed | OWN_FRAMEWORKS[home]
     for name in imports(source):
         top = name.split(".")[0]
-        if home in (*COLUMNS, "spec", "positions", "__init__") and top not in allowed:
+        if home in (*COLUMNS, "spec", "positions", "interop", "__init__") and top not in allowed:
             raise Violation(f"{module} imports {name}")
         if top != "posenc" or home == "__init__":
             continue

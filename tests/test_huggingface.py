@@ -731,3 +731,11 @@ def test_no_dict_raises_anything_but_spec_error(config, label, layout):
             assert all(isinstance(item, str) for item in layer_types(config))
         except SpecError:
             continue
+
+
+@pytest.mark.parametrize(("head_dim", "fraction", "turning"), [(100, 0.58, 28), (200, 0.29, 28), (512, 0.25, 64)])
+def test_pairs_of_a_proportional_rope_are_those_of_a_float_product(head_dim, fraction, turning):
+    said = {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": fraction}
+    assert int(fraction * head_dim // 2) == turning  # as transformers has it
+    spec = from_config({"model_type": "gemma4_text", "head_dim": head_dim, "rope_parameters": said})
+    assert sum(frequency > 0 for frequency in spec.frequencies()) == turning

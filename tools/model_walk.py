@@ -329,6 +329,7 @@ def others(case: Case, row: Row, *, every: bool) -> Row:
         return row
     chosen = SCALINGS if every else (SCALINGS[sum(map(ord, row.family)) % len(SCALINGS)],)
     agree: list[str] = []
+    refused: list[str] = []
     for scaling in (*chosen, *OWN_RULES.get(row.model_type, ())):
         said = scaled(case.config, row, scaling)
         try:
@@ -340,12 +341,13 @@ def others(case: Case, row: Row, *, every: bool) -> Row:
         try:
             found = checked(case, config, said, row.layer_type or None)
         except SpecError:  # such as one fraction for a part of the head and for a part of its pairs
-            agree.append(f"{name} is refused")
+            refused.append(name)
             continue
         if found is None or not found[1].agrees:
             return row._replace(remark=f"differs with {scaling}: {found and found[1]}", failed=True)
         agree.append(name)
-    return row._replace(tried=", ".join(dict.fromkeys(agree)))
+    tried = ", ".join(dict.fromkeys(agree))
+    return row._replace(tried=f"{tried}; refused: {', '.join(refused)}" if refused else tried)
 
 
 def scaled(kind: type[PreTrainedConfig], row: Row, scaling: dict[str, Any]) -> dict[str, Any]:

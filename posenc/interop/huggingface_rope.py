@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -32,6 +33,8 @@ def built(record: Record, layer: Layer, layout: Layout | None) -> Rope:
     layout = _layout(record, layout)
     scaling = _scaling(record, layer, given)
     head_dim, rotary_dim = _width(record, layer, given, scaling)
+    if isinstance(scaling, Proportional):
+        scaling = _floored(scaling, head_dim)
     base = checks.number(f"{layer.where}.rope_theta", _base(record, layer, given))
     _tell_besides(record)
     return Rope(
@@ -131,6 +134,17 @@ def _width(record: Record, layer: Layer, given: dict[str, Any], scaling: Scaling
     if said not in (None, width):
         refuse(where, f"one that gives the rotary width {said}", fraction)
     return head_dim, width
+
+
+def _floored(scaling: Proportional, head_dim: int) -> Proportional:
+    """The rule that turns int(head_dim * fraction // 2) pairs, of a float product: the definition of transformers.
+
+    That of the rule is the floor of an exact decimal, which 100 * 0.58 = 57.99999999999999 misses by one pair.
+    """
+    turning = int(scaling.fraction * head_dim // 2)
+    if turning == scaling.turning(head_dim):
+        return scaling
+    return dataclasses.replace(scaling, fraction=(2 * turning + 1) / head_dim)  # between two floors
 
 
 def rotary_width(where: str, head_dim: int, fraction: object) -> int:

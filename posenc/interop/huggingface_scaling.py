@@ -259,8 +259,8 @@ class _Reader(NamedTuple):
             values |= {key: self.number(key) for key in ("short_mscale", "long_mscale")}
             tell(
                 MeaningChanged,
-                f"{self.where}: long_factor is taken beyond the original length, as in the released code of the model; "
-                "transformers 5.23 keeps short_factor there",
+                f"{self.where}: long_factor is taken beyond the original length, as LongRoPE has it; transformers 5.23 "
+                "keeps short_factor there",
             )
         elif "attention_factor" in given:
             values["attention_factor"] = given["attention_factor"]

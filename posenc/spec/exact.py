@@ -152,8 +152,7 @@ def _increments(
     """One attempt at `digits` digits, or None where a value lies too close to a half to be rounded."""
     wide = context(digits)
     ratio = power(ratio_base, step, digits)
-    two_pi = Fraction(2 * pi(4 * digits), 1 << 4 * digits)
-    value = decimal(first / two_pi * 2**PHASE_BITS, digits)
+    value = decimal(first / two_pi(digits) * 2**PHASE_BITS, digits)
     half = Decimal("0.5")
     doubt = context(digits).scaleb(Decimal(pairs + 10), -digits)  # relative, one unit a step and a few more
     result = []

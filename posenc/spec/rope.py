@@ -176,7 +176,9 @@ class Rope:
         """The specification for a sequence of `length`, its highest position plus 1: a pure function of it.
 
         The same object unless the scaling depends on the length (DynamicNtk, LongRope). Lengths with the same
-        frequencies give equal specifications.
+        frequencies give equal specifications. With DynamicNtk beyond the original length each length has a plan of its
+        own, some milliseconds to make, and a compiled function a graph: step by step, take the length at which
+        generation will end.
         """
         length = checks.integer("Rope.at_length.length", length, minimum=1)
         needs = self.scaling is not None and self.scaling.needs_length
@@ -230,7 +232,7 @@ class Rope:
     def _frequency(self, pair: int) -> Callable[[int], Fraction]:
         origin = self._origin()
         if self.scaling is None:
-            return lambda digits: origin.theta(pair, digits)
+            return lambda digits: origin.frequency(pair, digits)
         scaling = self.scaling
         return lambda digits: scaling.frequency(origin, pair, digits)
 

@@ -31,8 +31,8 @@ class Unscaled(NamedTuple):
     base: Fraction
     length: int | None
 
-    def theta(self, pair: int, digits: int, base: Fraction | None = None) -> Fraction:
-        return Fraction(exact.power(base or self.base, Fraction(-2 * pair, self.dim), digits + 4))
+    def frequency(self, pair: int, digits: int) -> Fraction:
+        return Fraction(exact.power(self.base, Fraction(-2 * pair, self.dim), digits + 4))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Linear(_Scaling):
         self._factor()
 
     def frequency(self, origin: Unscaled, pair: int, digits: int) -> Fraction:
-        return origin.theta(pair, digits) / exact.shortest(self.factor)
+        return origin.frequency(pair, digits) / exact.shortest(self.factor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class DynamicNtk(_Scaling):
     def frequency(self, origin: Unscaled, pair: int, digits: int) -> Fraction:
         length = origin.length or 0
         if length <= self.original_length:
-            return origin.theta(pair, digits)
+            return origin.frequency(pair, digits)
         factor = exact.shortest(self.factor)
         return _ntk(origin, factor * length / self.original_length - (factor - 1), pair, digits)
 
@@ -249,7 +249,7 @@ class Yarn(_Scaling):
         guard = digits + 40  # the ramp may be steep, and what is kept of a frequency small
         low, high = self.ramp_range(origin, guard)
         ramp = min(max((pair - low) / (high - low), Fraction(0)), Fraction(1))
-        return origin.theta(pair, guard) * (ramp / exact.shortest(self.factor) + 1 - ramp)
+        return origin.frequency(pair, guard) * (ramp / exact.shortest(self.factor) + 1 - ramp)
 
     def magnitude(self, origin: Unscaled) -> Real:  # noqa: ARG002 - others need it
         if self.attention_factor is not None:
@@ -301,7 +301,7 @@ class YarnPaper(_Scaling):
 
     def frequency(self, origin: Unscaled, pair: int, digits: int) -> Fraction:
         band = exact.shortest(self.alpha), exact.shortest(self.beta)
-        return _by_turns(origin.theta, pair, digits, self, band)
+        return _by_turns(origin.frequency, pair, digits, self, band)
 
     def magnitude(self, origin: Unscaled) -> Real:  # noqa: ARG002 - others need it
         return lambda digits: _temperature(self.factor, 1.0, digits)
@@ -339,7 +339,7 @@ class Llama3(_Scaling):
 
     def frequency(self, origin: Unscaled, pair: int, digits: int) -> Fraction:
         band = exact.shortest(self.low_freq_factor), exact.shortest(self.high_freq_factor)
-        return _by_turns(origin.theta, pair, digits, self, band)
+        return _by_turns(origin.frequency, pair, digits, self, band)
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,7 +420,7 @@ class LongRope(_Scaling):
 
     def frequency(self, origin: Unscaled, pair: int, digits: int) -> Fraction:
         factors = self.long_factors if self._is_long(origin) else self.short_factors
-        return origin.theta(pair, digits) / exact.shortest(factors[pair])
+        return origin.frequency(pair, digits) / exact.shortest(factors[pair])
 
     def magnitude(self, origin: Unscaled) -> Real:
         if self.short_mscale is not None and self.long_mscale is not None:
@@ -477,7 +477,7 @@ class Proportional(_Scaling):
 
     def frequency(self, origin: Unscaled, pair: int, digits: int) -> Fraction:
         turns = pair < self.turning(origin.dim)
-        return origin.theta(pair, digits) / exact.shortest(self.factor) if turns else Fraction(0)
+        return origin.frequency(pair, digits) / exact.shortest(self.factor) if turns else Fraction(0)
 
     def extremes(self, origin: Unscaled) -> range:
         return range(0, self.turning(origin.dim), max(1, self.turning(origin.dim) - 1))
@@ -501,7 +501,7 @@ def _refuse_a_single_pair(kind: str, origin: Unscaled) -> None:
 def _ntk(origin: Unscaled, alpha: Fraction, pair: int, digits: int) -> Fraction:
     """(b * alpha^(d / (d - 2)))^(-2j/d), as two powers whose exponents are exact."""
     stretched = Fraction(exact.power(alpha, Fraction(-2 * pair, origin.dim - 2), digits + 4))
-    return origin.theta(pair, digits) * stretched
+    return origin.frequency(pair, digits) * stretched
 
 
 def _temperature(factor: float, m: float, digits: int) -> Fraction:
@@ -512,18 +512,18 @@ def _temperature(factor: float, m: float, digits: int) -> Fraction:
 
 
 def _by_turns(
-    theta_of: Callable[[int, int], Fraction], pair: int, digits: int, rule: YarnPaper | Llama3, band: Band
+    unscaled: Callable[[int, int], Fraction], pair: int, digits: int, rule: YarnPaper | Llama3, band: Band
 ) -> Fraction:
     """Interpolated below `band`, kept above it, blended linearly in turns within the original length.
 
     The blend is continuous, so that a comparison which rounding decides cannot change the result.
     """
     guard = digits + 40
-    theta = theta_of(pair, guard)
-    turns = rule.original_length * theta / exact.two_pi(guard)
+    frequency = unscaled(pair, guard)
+    turns = rule.original_length * frequency / exact.two_pi(guard)
     low, high = band
     kept = min(max((turns - low) / (high - low), Fraction(0)), Fraction(1))
-    return theta * ((1 - kept) / exact.shortest(rule.factor) + kept)
+    return frequency * ((1 - kept) / exact.shortest(rule.factor) + kept)
 
 
 def _ramp_end(origin: Unscaled, length: int, turns: Fraction, digits: int, rounded: int) -> Fraction:
