@@ -1,8 +1,10 @@
 """The `posenc` command. Without its extra it says in one sentence how to install it."""
 
 import contextlib
+import enum
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -75,12 +77,18 @@ def check(names: Sequence[str], *, as_json: bool, junit: Path | None) -> int:
     return report.exit_code(results)
 
 
-def convert_layout(source: Path, target: Path, *, config: Path, to: str, said: str | None, keep: Sequence[str]) -> None:
+class Layout(enum.StrEnum):
+    """What --to and --from may be."""
+
+    HALF = "half"
+    INTERLEAVED = "interleaved"
+
+
+def convert_layout(
+    source: Path, target: Path, *, config: Path, to: Layout, said: Layout | None, keep: Sequence[str]
+) -> None:
     """Write the checkpoint `source` as `target`, its query and key projections permuted, and print which these were."""
-    layouts: dict[str | None, PairLayout] = {"half": "half", "interleaved": "interleaved"}
-    for option, layout in (("--to", to), ("--from", said)):
-        if layout not in layouts and layout is not None:
-            raise UsageError(f"{option}: expected half or interleaved, received {layout!r}")
+    layouts: dict[Layout, PairLayout] = {Layout.HALF: "half", Layout.INTERLEAVED: "interleaved"}
     try:
         record = load("--config", config)
         conversion = checkpoint_layout.prepare(
@@ -88,7 +96,7 @@ def convert_layout(source: Path, target: Path, *, config: Path, to: str, said: s
             attention_by_layer(record),
             to=layouts[to],
             by_config=layout_by_config(record),
-            said=layouts.get(said),
+            said=None if said is None else layouts[said],
             keep=keep,
         )
         with _bar(conversion.size) as announce:
@@ -97,7 +105,7 @@ def convert_layout(source: Path, target: Path, *, config: Path, to: str, said: s
         raise UsageError(str(error)) from None
     print(f"Permuted {len(conversion.permuted)} tensors, now {to}:")  # noqa: T201
     for name in summary(conversion.permuted):
-        print(f"  {name}")  # noqa: T201
+        print(f"  {name!r:.200}")  # noqa: T201
     print(f"Copied {conversion.copied} tensors. The config is not changed.")  # noqa: T201
 
 
@@ -142,10 +150,9 @@ def _application() -> "typer.Typer":
         source: Annotated[Path, typer.Argument(metavar="IN", help="A .safetensors file, an index, or a folder.")],
         target: Annotated[Path, typer.Argument(metavar="OUT", help="A name that does not exist yet.")],
         config: Annotated[Path, typer.Option(help="The model's config.json, or the folder that has it.")],
-        to: Annotated[str, typer.Option(metavar="LAYOUT", help="The layout to be written: half or interleaved.")],
+        to: Annotated[Layout, typer.Option(help="The layout to be written.")],
         said: Annotated[
-            str | None,
-            typer.Option("--from", metavar="LAYOUT", help="The layout of IN, where its config does not tell it."),
+            Layout | None, typer.Option("--from", help="The layout of IN, where its config does not tell it.")
         ] = None,
         keep: Annotated[
             list[str] | None,
@@ -207,9 +214,7 @@ def _bar(size: int) -> Iterator[checkpoint_layout.Announce]:
 
 def _write(path: Path, text: str) -> None:
     """Beside the file first: a reader never sees half of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        beside = Path(folder) / path.name
         beside.write_text(text, encoding="utf-8")
         beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from posenc import __version__, cli
+from posenc import SpecError, __version__, cli
 from posenc.interop import checkpoint_layout
 from posenc.interop.attention_config import attention_by_layer
 from posenc.interop.safetensors_header import BITS, CheckpointError, read_header
@@ -93,8 +93,8 @@ def test_queries_and_keys_move_and_nothing_else(convert, tmp_path):
     assert (code, err) == (0, "")
     assert out.splitlines() == [
         "Permuted 4 tensors, now interleaved:",
-        "  model.layers.{0-1}.self_attn.k_proj.weight",
-        "  model.layers.{0-1}.self_attn.q_proj.weight",
+        "  'model.layers.{0-1}.self_attn.k_proj.weight'",
+        "  'model.layers.{0-1}.self_attn.q_proj.weight'",
         "Copied 5 tensors. The config is not changed.",
     ]
     before, after = read(source)[0], read(tmp_path / "out.safetensors")[0]
@@ -138,13 +138,15 @@ def test_a_second_time_is_refused(convert, tmp_path):
     assert not (tmp_path / "twice").exists()
 
 
-def test_names_of_meta_need_a_word(convert, tmp_path):
+@pytest.mark.parametrize("to", ["half", "interleaved"])
+def test_names_of_meta_need_a_word(convert, tmp_path, to):
     """Meta's own files are interleaved where the config of the same model says half."""
     shapes = {f"layers.0.attention.{name}.weight": (rows, 32) for name, rows in (("wq", 32), ("wk", 16), ("wv", 16))}
     source = write(tmp_path / "in.safetensors", shapes)
-    refused(convert(source, tmp_path / "out"), "expected --from half or --from interleaved with names like wq")
-    assert convert(source, tmp_path / "out", "--from", "interleaved", to="half")[0] == 0
-    assert read_header(tmp_path / "out").metadata["posenc.layout"] == "half"
+    refused(convert(source, tmp_path / "out", to=to), "expected --from half or --from interleaved with names like wq")
+    present = "half" if to == "interleaved" else "interleaved"
+    assert convert(source, tmp_path / "out", "--from", present, to=to)[0] == 0
+    assert read_header(tmp_path / "out").metadata["posenc.layout"] == to
 
 
 def test_a_model_type_that_is_not_known_needs_a_word(convert, tmp_path):
@@ -170,12 +172,12 @@ def test_a_model_type_that_is_not_known_needs_a_word(convert, tmp_path):
         ("model.layers.0.self_attn.indexer.wk.weight", (8, 32), "no known part of the attention of 'llama'"),
         ("model.layers.0.self_attn.qkv_proj.weight", (64, 32), "no known part"),
         ("model.layers.0.self_attn.scaling", (8,), "no known part"),
-        ("model.layers.0.self_attn.q_proj.qweight", (4, 32), "32 in all, received qweight of [4, 32]"),
+        ("model.layers.0.self_attn.q_proj.qweight", (4, 32), "32 in all, received 'qweight' of [4, 32]"),
         ("model.layers.0.self_attn.q_proj.weight_scale_inv", (1, 1, 2), "4 heads of 8 rows"),
-        ("model.layers.0.self_attn.q_proj.weight", (64, 32), "32 in all, received weight of [64, 32]"),
-        ("model.layers.0.self_attn.k_proj.weight", (32, 32), "16 in all, received weight of [32, 32]"),
-        ("model.layers.1.self_attn.k_proj.weight", (16, 32), "layers.1.self_attn.v_proj.weight beside it"),
-        ("model.layers.0.self_attn.q_norm.weight", (16,), "expected 8 or 32 channels, received weight of [16]"),
+        ("model.layers.0.self_attn.q_proj.weight", (64, 32), "32 in all, received 'weight' of [64, 32]"),
+        ("model.layers.0.self_attn.k_proj.weight", (32, 32), "16 in all, received 'weight' of [32, 32]"),
+        ("model.layers.1.self_attn.k_proj.weight", (16, 32), "layers.1.self_attn.v_proj.weight' beside it"),
+        ("model.layers.0.self_attn.q_norm.weight", (16,), "expected 8 or 32 channels, received 'weight' of [16]"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name(convert, tmp_path, name, shape, reason):
@@ -192,7 +194,7 @@ def test_names_that_differ_in_numbers_are_one(convert, tmp_path):
     vision = {f"visual.blocks.{layer}.attn.{name}.weight": (8, 4) for layer in range(3) for name in ("q", "k")}
     source = write(tmp_path / "in.safetensors", names() | vision)
     _, _, err = convert(source, tmp_path / "out")
-    assert "visual.blocks.{0-2}.attn.q.weight (no known name" in err
+    assert "'visual.blocks.{0-2}.attn.q.weight' (no known name" in err
     refused(convert(source, tmp_path / "out", "--keep", "visul.*"), "expected a pattern that some tensor has")
     assert convert(source, tmp_path / "out", "--keep", "visual.*")[0] == 0
 
@@ -244,15 +246,19 @@ def test_shards_that_do_not_fit_together(convert, tmp_path):
     for change, message in (
         (
             {"lm_head.weight": "model-00001-of-00002.safetensors"},
-            "model-00001-of-00002.safetensors lacks lm_head.weight",
+            "model-00001-of-00002.safetensors lacks 'lm_head.weight'",
         ),
-        ({"model.embed_tokens.weight": "model-00002-of-00002.safetensors"}, "has model.embed_tokens.weight"),
+        ({"model.embed_tokens.weight": "model-00002-of-00002.safetensors"}, "has 'model.embed_tokens.weight'"),
         ({"x": "../in.safetensors"}, "expected an index whose weight_map names .safetensors files beside it"),
         ({"x": 3}, "expected an index whose weight_map names"),
+        ({"x": "\x1b[2J.safetensors"}, "expected an index whose weight_map names"),
+        ({"\x1b[2J": "model-00001-of-00002.safetensors"}, r"lacks '\x1b[2J'"),
         ({"x": "model-00003-of-00003.safetensors"}, "No such file"),
     ):
         index.write_text(json.dumps(record | {"weight_map": record["weight_map"] | change}))
         refused(convert(index, tmp_path / "out"), message)
+    index.write_text(json.dumps(record)[:-1] + ', "weight_map": {}}')
+    refused(convert(index, tmp_path / "out"), "expected JSON, received 'weight_map' twice in one object")
     index.unlink()
     refused(convert(tmp_path / "in", tmp_path / "out"), "expected a folder with one *.safetensors.index.json or one")
     assert not (tmp_path / "out").exists()
@@ -308,11 +314,14 @@ def embedding(**values):
         (damaged(text=lambda text: text and b'{"a": ' + b"9" * 5000 + b"}"), "expected a header of JSON in UTF-8"),
         (damaged(text=lambda text: b" " + text), "expected a header that is a JSON object"),
         (damaged(text=lambda text: text and b"[1]"), "expected a header that is a JSON object"),
-        (damaged(text=lambda text: text.replace(b"o_proj", b"q_proj")), "expected every name once in the header"),
+        (damaged(text=lambda text: text.replace(b"o_proj", b"q_proj")), "q_proj.weight' twice in one object"),
         (damaged(text=lambda text: text.replace(b'"dtype"', b'"dtype": "F16", "dtype"', 1)), "'dtype' twice"),
         (damaged(__metadata__={"a": 1}), "__metadata__: expected an object of strings"),
         (damaged(__metadata__=["a"]), "__metadata__: expected an object of strings"),
-        (damaged(x=1), "x: expected an object of dtype, shape and data_offsets"),
+        (damaged(x=1), "'x': expected an object of dtype, shape and data_offsets"),
+        (damaged(**{"\x1b[2J": 1}), r"'\x1b[2J': expected an object of dtype, shape and data_offsets"),
+        (damaged(**{"\ud800": 1}), r"expected names and metadata in Unicode, received '\ud800'"),
+        (damaged(__metadata__={"a": "\udc00"}), r"expected names and metadata in Unicode, received '\udc00'"),
         (embedding(more=1), "expected an object of dtype, shape and data_offsets"),
         (embedding(dtype="F12"), "expected a dtype from F4"),
         (embedding(dtype=["F16"]), "expected a dtype from F4"),
@@ -340,22 +349,64 @@ def test_wrong_usage_is_one_line(convert, tmp_path, config):
     source = write(tmp_path / "in.safetensors", names())
     held = source.read_bytes()
     refused(convert(source, source), "expected a name that does not exist yet: nothing is overwritten")
-    refused(convert(source, tmp_path / "out", to="neox"), "--to: expected half or interleaved, received 'neox'")
-    refused(convert(source, tmp_path / "out", "--from", "meta"), "--from: expected half or interleaved")
+    refused(convert(source, tmp_path / "out", to="neox"), "'neox' is not one of 'half', 'interleaved'")
+    refused(convert(source, tmp_path / "out", "--from", "meta"), "'meta' is not one of 'half', 'interleaved'")
     refused(convert(tmp_path / "absent", tmp_path / "out"), "No such file")
     refused(convert(source, tmp_path / "no" / "out"), "No such file")
     refused(convert(source, tmp_path / "out", config=source), "expected JSON in in.safetensors")
-    refused(convert(source, tmp_path / "out", config=tmp_path / "absent.json"), "No such file")
+    refused(convert(source, tmp_path / "out", config=tmp_path / "absent.json"), "absent.json")
     for change, message in (
         ({"num_attention_heads": 5}, "hidden_size"),
-        ({"num_key_value_heads": 1.5}, "config.num_key_value_heads: expected an integer >= 1, received 1.5"),
-        ({"num_key_value_heads": 4}, "4 heads of 8 rows, 32 in all, received weight of [16, 32]"),
+        ({"num_key_value_heads": 1.5}, "convert_layout.num_key_value_heads: expected an integer >= 1"),
+        ({"num_key_value_heads": 4}, "4 heads of 8 rows, 32 in all, received 'weight' of [16, 32]"),
         ({"rope_theta": -1}, "rope_theta"),
     ):
         config.write_text(json.dumps(LLAMA | change))
         refused(convert(source, tmp_path / "out"), message)
     assert source.read_bytes() == held
     assert {path.name for path in tmp_path.iterdir()} == {"in.safetensors", "config.json"}
+
+
+def test_help_lists_the_layouts(convert, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    code, out, _ = convert("in", "out", "--help")
+    assert (code, out.count("half|interleaved")) == (0, 2)
+
+
+def test_a_config_or_an_index_that_is_too_long(convert, tmp_path, config):
+    folder = shards(tmp_path / "in")
+    for path in (config, folder / "model.safetensors.index.json"):
+        held = path.read_text()
+        path.write_text(" " * 10**8 + held)
+        refused(convert(folder, tmp_path / "out"), f"received {10**8 + len(held)} bytes, more than 100000000")
+        path.write_text(held)
+
+
+@pytest.mark.parametrize("kind", ["qkv_\x1b[2J.weight", "self_attn.q_proj.\x1b[2J", "self_attn.q_norm.\x1b[2J"])
+def test_names_do_not_reach_the_terminal_as_they_are(convert, tmp_path, kind):
+    source = write(tmp_path / "in.safetensors", names(1) | {f"model.layers.0.{kind}": (3, 4)})
+    refused(convert(source, tmp_path / "out"), repr(f"model.layers.0.{kind}"))
+    assert convert(source, tmp_path / "out")[2].strip().isprintable()
+
+
+def test_a_composite_has_the_heads_of_its_text():
+    """As `from_config` reads it: those at the top may be of the vision part."""
+    attention = attention_by_layer({"model_type": "llava", "num_attention_heads": 16, "text_config": LLAMA})(0)
+    assert (attention.model_type, attention.heads, attention.key_heads) == ("llama", 4, 2)
+
+
+MOONSHINE = {"model_type": "moonshine", "hidden_size": 32, "partial_rotary_factor": 0.5, "rope_theta": 10000.0}
+MOONSHINE |= {"decoder_num_attention_heads": 4, "decoder_num_key_value_heads": 2}
+
+
+def test_heads_of_a_decoder_beside_an_encoder():
+    same = {"encoder_num_attention_heads": 4, "encoder_num_key_value_heads": 2}
+    for config in (MOONSHINE, MOONSHINE | same):
+        attention = attention_by_layer(config)(0)
+        assert (attention.heads, attention.key_heads, attention.plan.head_dim) == (4, 2, 8)
+    for name in same:  # layers of one number have one number of heads here
+        with pytest.raises(SpecError, match=f"^convert_layout.{name}: expected what decoder"):
+            attention_by_layer(MOONSHINE | same | {name: 1})
 
 
 def test_memory_is_bounded_by_one_head(convert, tmp_path):
@@ -408,6 +459,76 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, config, after, folder):
     prepared.write(tmp_path / "out")
     with pytest.raises(CheckpointError, match="nothing is overwritten"):
         prepared.write(tmp_path / "out")
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_others_have_beside_it_stays(tmp_path, folder):
+    """Names that a process of this number could have left: of a folder and of a file."""
+    source = shards(tmp_path / "in") if folder else write(tmp_path / "in", names())
+    prepared = checkpoint_layout.prepare(source, attention_by_layer(LLAMA), to="interleaved", by_config="half")
+    one, two = (tmp_path / f".{name}.{os.getpid()}" for name in ("one", "two"))
+    one.mkdir()
+    (one / "theirs").touch()
+    two.write_text("theirs")
+    for name in ("one", "two"):
+        prepared.write(tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "one", "two", one.name, two.name}
+    assert (one / "theirs").exists()
+    assert two.read_text() == "theirs"
+
+
+def test_a_file_that_appears_meanwhile_stays(tmp_path, monkeypatch):
+    source, target = write(tmp_path / "in", names()), tmp_path / "out"
+    prepared = checkpoint_layout.prepare(source, attention_by_layer(LLAMA), to="interleaved", by_config="half")
+    look = os.path.lexists
+
+    def late(path):
+        """It is made right after somebody looked a second time, or when it is linked."""
+        late.looks += 1
+        answer = look(path)
+        if late.looks == 2:
+            target.write_text("theirs")
+        return answer
+
+    late.looks = 0
+    link = os.link
+
+    def linked(*names):
+        target.write_text("theirs")
+        link(*names)
+
+    monkeypatch.setattr(os.path, "lexists", late)
+    monkeypatch.setattr(os, "link", linked)
+    with pytest.raises(CheckpointError, match="nothing is overwritten"):
+        prepared.write(target)
+    assert target.read_text() == "theirs"
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "out"}
+
+
+def test_a_file_system_without_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    source = write(tmp_path / "in", names())
+    prepared = checkpoint_layout.prepare(source, attention_by_layer(LLAMA), to="interleaved", by_config="half")
+    prepared.write(tmp_path / "linked")
+    monkeypatch.setattr(os, "link", refuse)
+    prepared.write(tmp_path / "renamed")
+    assert (tmp_path / "renamed").read_bytes() == (tmp_path / "linked").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "linked", "renamed"}
+
+
+def test_reports_are_written_beside_what_others_have(tmp_path):
+    other = tmp_path / f".check.xml.{os.getpid()}"
+    other.write_text("theirs")
+    cli._write(tmp_path / "check.xml", "ours")
+    (tmp_path / "usual").touch()
+    assert (other.read_text(), (tmp_path / "check.xml").read_text()) == ("theirs", "ours")
+    assert (tmp_path / "check.xml").stat().st_mode == (tmp_path / "usual").stat().st_mode
+    with pytest.raises(UnicodeEncodeError):
+        cli._write(tmp_path / "check.xml", "\ud800")
+    assert {path.name for path in tmp_path.iterdir()} == {"check.xml", "usual", other.name}
+    assert (tmp_path / "check.xml").read_text() == "ours"
 
 
 def test_a_file_that_shrinks_meanwhile_leaves_nothing(tmp_path):

@@ -26,6 +26,7 @@ from posenc.interop.huggingface import (
     layer_types,
     to_config,
 )
+from posenc.interop.huggingface_families import FAMILIES, GLOBAL_HEAD_DIM, HEAD_DIM, ORIGINAL_LENGTH, ROTARY_HEAD
 
 pytestmark = pytest.mark.filterwarnings("ignore::posenc.interop.huggingface_notices.ConfigWarning")
 
@@ -339,8 +340,7 @@ def test_longrope_has_its_magnitude_from_where_it_is_said():
 
 GEMMA3 = {
     "model_type": "gemma3_text",
-    "hidden_size": 256,
-    "num_attention_heads": 4,
+    "head_dim": 64,
     "rope_theta": 1e6,
     "rope_local_base_freq": 1e4,
     "rope_scaling": {"rope_type": "linear", "factor": 8.0},
@@ -418,11 +418,26 @@ REFUSED = {
     "rope_scaling: expected the keys rope_type, type, rope_theta, partial_rotary_factor, factor with rope_type 'linear'"
     ", received 'facter'": scaled(rope_type="linear", factor=2.0, facter=2.0),
     "rope_scaling: expected the keys rope_type, type, rope_theta, partial_rotary_factor with rope_type 'default', "
-    "received 'factor'": scaled(factor=2.0),
-    "rope_scaling.factor: expected a number >= 1, received no such key": scaled(type="linear"),
-    "rope_scaling.factor: expected a number >= 1, received 0.5": scaled(type="linear", factor=0.5),
-    "rope_scaling.factor: expected a finite number > 0, received '4'": scaled(type="linear", factor="4"),
-    "rope_scaling.rope_theta: expected a finite number > 0, received -1.0": {**llama(), "rope_theta": -1.0},
+    "received 'facter'": scaled(facter=2.0),
+    "rope_scaling.rope_type: expected it beside 'factor', received no such key": scaled(factor=2.0),
+    "rope_scaling.rope_type: expected it beside 'alpha', received None": scaled(rope_type=None, alpha=2.0),
+    "rope_scaling.factor: expected a finite number >= 1, received no such key": scaled(type="linear"),
+    "rope_scaling.factor: expected a finite number >= 1, received None": scaled(type="linear", factor=None),
+    "rope_scaling.factor: expected a finite number >= 1, received 0.5": scaled(type="linear", factor=0.5),
+    "rope_scaling.factor: expected a finite number >= 1, received -8": scaled(type="dynamic", factor=-8),
+    "rope_scaling.factor: expected a finite number >= 1, received '8.0'": scaled(
+        **{**YARN, "rope_theta": 5e5, "factor": "8.0"}
+    ),
+    "rope_theta: expected a finite number > 0, received -1.0": {**llama(), "rope_theta": -1.0},
+    "rope_theta: expected a finite number > 0, received '500000'": scaled(type="linear", factor=2.0)
+    | {"rope_theta": "500000"},
+    "rotary_emb_base: expected a finite number > 0, received '1'": {**LLAMA, "rotary_emb_base": "1"},
+    "rope_parameters.rope_theta: expected a finite number > 0, received 'x'": {
+        **LLAMA,
+        "rope_parameters": {"rope_theta": "x"},
+    },
+    "rope_theta: expected base and scaling that keep every frequency": llama(rope_theta=1e30),
+    "head_dim: expected an even integer >= 2, received 45": llama(head_dim=45),
     "rope_theta: expected what rope_parameters.rope_theta says, 10000.0, received 500000.0": llama(
         rope_parameters={"rope_theta": 1e4}
     ),
@@ -432,14 +447,40 @@ REFUSED = {
     "rope_thetha: expected a key about rotation that 'llama' has": {**LLAMA, "rope_thetha": 1e4},
     "rope_scaling.mrope_section: expected one position axis": scaled(type="default", mrope_section=[16, 24, 24]),
     "rope_scaling.type: expected one position axis": scaled(type="mrope"),
+    "rope_scaling.type: expected one position axis (several axes are not supported yet)": {
+        **scaled(type="mrope", mrope_section=[16, 24, 24]),
+        "model_type": "qwen2_vl",
+    },
+    "mrope_section: expected one position axis": llama(mrope_section=[16, 24, 24]),
+    "use_mrope: expected one position axis": llama(use_mrope=True),
+    "is_neox_style: expected a key about rotation that 'llama' has, received False": llama(is_neox_style=False),
+    "no_rope_layer_interval: expected a key about rotation that 'llama' has": llama(no_rope_layer_interval=4),
+    "nope_layers: expected a key about rotation that 'llama' has": llama(nope_layers=[3]),
+    "position_interpolation: expected a key about rotation that 'llama' has": llama(position_interpolation=4),
+    "initial_context_length: expected a key about rotation that 'llama' has": llama(initial_context_length=4096),
+    "pos_emb: expected 'rope', 'rotary' or None, received 'alibi'": llama(pos_emb="alibi"),
+    "initial_context_length: expected the original length of its rope parameters, 2048, received 4096": {
+        **llama(initial_context_length=4096, rope_scaling={**YARN, "rope_theta": 5e5}),
+        "model_type": "gpt_oss",
+    },
+    "rope_scaling.short_factor: expected a list of numbers, one a pair ('yarn' of phi3 is read as 'longrope', as "
+    "transformers does), received no such key": {**scaled(type="yarn", factor=4.0), "model_type": "phi3"},
+    "rope_scaling: expected the keys rope_type, type, rope_theta, partial_rotary_factor, short_factor, long_factor, "
+    "original_max_position_embeddings, factor, attention_factor with rope_type 'longrope' ('yarn' of phi4_multimodal "
+    "is read as 'longrope', as transformers does), received 'beta_fast'": {
+        **scaled(type="yarn", factor=4.0, beta_fast=32),
+        "model_type": "phi4_multimodal",
+    },
     "model_type: expected a model of one position axis": {**llama(), "model_type": "qwen2_vl_text"},
     "model_type: expected a model whose frequencies": {**llama(), "model_type": "mistral_large4_text"},
-    "rope_scaling.partial_rotary_factor: expected 1: llama turns the whole head": llama(partial_rotary_factor=0.5),
-    "rope_scaling.partial_rotary_factor: expected one for which the rotary width int(64 * fraction) is even": {
+    "partial_rotary_factor: expected 1: llama turns the whole head": llama(partial_rotary_factor=0.5),
+    "rope_scaling.partial_rotary_factor: expected 1: llama turns the whole": scaled(partial_rotary_factor=0.5),
+    "partial_rotary_factor: expected one for which the rotary width int(64 * fraction) is even": {
         **llama(partial_rotary_factor=0.4),
         "model_type": "phi",
         "head_dim": 64,
     },
+    "rotary_pct: expected a number > 0 and <= 1, received 2": {**llama(rotary_pct=2), "model_type": "gpt_neox"},
     "hidden_size: expected a multiple of the 32 heads": llama(hidden_size=4100),
     "head_dim: expected it, or hidden_size and num_attention_heads": {"model_type": "llama", "rope_theta": 1e4},
     "layout: expected 'half' or 'interleaved', which the model_type 'acme'": {**llama(), "model_type": "acme"},
@@ -473,7 +514,7 @@ REFUSED = {
     ),
     "alibi: expected False or True, received 'no'": {**LLAMA, "model_type": "falcon", "alibi": "no"},
     "rotary_dim: expected an even integer >= 2, received no such key": {**LLAMA, "model_type": "gptj"},
-    "rope_scaling.rope_theta: expected 10000, which gptj has in its code": {
+    "rope_theta: expected 10000, which gptj has in its code": {
         **llama(rotary_dim=64),
         "model_type": "gptj",
     },
@@ -489,11 +530,27 @@ def test_what_cannot_be_honoured_is_refused_by_name(sentence):
     assert sentence.removeprefix("text_config.") in str(caught.value)
 
 
+def test_a_base_is_named_by_the_key_that_says_it():
+    with pytest.raises(SpecError, match=r"^from_config.rope_local_base_freq: expected a finite number > 0"):
+        from_config({**GEMMA3, "rope_local_base_freq": "1"}, layer_type="sliding_attention")
+    unknown = {**LLAMA, "model_type": "acme"}
+    for rules, where in (
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_theta"),
+        ({"rope_parameters": {"type": "linear", "factor": 2.0}}, "rope_parameters.rope_theta"),
+        ({"rope_parameters": {"a": {"rope_type": "default"}}}, "rope_parameters.a.rope_theta"),
+    ):
+        sentence = rf"^from_config.{where}: expected a finite number > 0, received no such key$"
+        with pytest.raises(SpecError, match=sentence):
+            from_config({**unknown, **rules}, layout="half")
+
+
 @pytest.mark.parametrize("name", ["short_factor", "long_factor"])
 def test_a_wrong_number_of_factors_is_refused(name):
     said = {**SIZES, "model_type": "phi3", "rope_theta": 1e4}
     lists = {**LISTS, name: LISTS[name][:-1]}
-    with pytest.raises(SpecError, match=r"expected one number a pair, 32, received 31"):
+    with pytest.raises(
+        SpecError, match=rf"^from_config.rope_scaling.{name}: expected one number a pair, 32, received 31"
+    ):
         from_config(
             {
                 **said,
@@ -502,10 +559,159 @@ def test_a_wrong_number_of_factors_is_refused(name):
         )
 
 
-@pytest.mark.parametrize("config", [3, "no/such/place", None, [("rope_theta", 1e4)]])
-def test_what_is_no_configuration_is_refused(config):
-    with pytest.raises((SpecError, FileNotFoundError)):
+class Model:
+    """Of the form of a torch module with a configuration: printed over several lines."""
+
+    config = SimpleNamespace(to_dict=llama)
+
+    def __repr__(self):
+        return "Model(\n  (layers)\n)"
+
+
+class Configuration:
+    def to_dict(self):
+        return llama()
+
+
+NO_CONFIGURATION = {
+    "expected a dict, a configuration object, a JSON file or a directory that holds config.json, received ": {
+        "3": 3,
+        "None": None,
+        "[('rope_theta', 10000.0)]": [("rope_theta", 1e4)],
+        "Model (hand over its .config)": Model(),
+        "the class Configuration, and not an object of it": Configuration,
+    },
+    "expected a file or folder on this machine (a hub name is not looked up), received ": {
+        "'org/name'": "org/name",
+        "'no\\x00name'": "no\0name",
+        repr(Path("no/such/place")): Path("no/such/place"),
+        repr(json.dumps(llama()))[:12]: json.dumps(llama()),
+        "'{": "{" * 5000,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("sentence", "received", "config"),
+    [
+        (sentence, received, config)
+        for sentence, cases in NO_CONFIGURATION.items()
+        for received, config in cases.items()
+    ],
+)
+def test_what_is_no_configuration_is_refused_in_one_line(sentence, received, config):
+    with pytest.raises(SpecError) as caught:
         from_config(config)
+    assert str(caught.value).startswith(f"from_config: {sentence}{received}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_configuration_is_refused(tmp_path):
+    with pytest.raises(SpecError, match=r"^from_config: expected a file or folder on this machine"):
+        from_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "llama", "rope_theta": 1e4},
+        {"text_config": {"model_type": "laguna", "hidden_size": 2048}},
+        {"model_type": "gpt_oss", "head_dim": 64},
+        {"model_type": "gptj", "n_embd": 256, "n_head": 4},
+        {"model_type": "llama", "head_dim": 64, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
+        {"model_type": "deepseek_v3", "rope_theta": 1e4, "hidden_size": 7168, "num_attention_heads": 128},
+    ],
+)
+def test_an_absent_key_without_a_known_default_has_a_remedy(config):
+    with pytest.raises(
+        SpecError, match=r" \(the configuration object of transformers has the default: hand that over\)$"
+    ):
+        from_config(config)
+
+
+def test_head_sizes_that_a_file_leaves_out_are_those_of_the_classes_of_transformers():
+    known = {kind.model_type: kind for kind in configuration_classes()}
+    for name in FAMILIES:
+        default = getattr(known[name], "head_dim", None)
+        if name not in ROTARY_HEAD:
+            assert HEAD_DIM.get(name) == (default if isinstance(default, int) else None), name
+    for name in GLOBAL_HEAD_DIM:
+        assert 512 in {entry.get("head_dim") for entry in known[name]().to_dict()["per_layer_config"].values()}
+    for name, kind in known.items():
+        assert ORIGINAL_LENGTH.get(name) == getattr(kind, "original_max_position_embeddings", None), name
+
+
+def configuration_classes():
+    """Of every family that is known here."""
+    import transformers
+
+    for path in sorted((Path(transformers.__file__).parent / "models").glob("*/configuration_*.py")):
+        module = importlib.import_module(f"transformers.models.{path.parent.name}.{path.stem}")
+        for kind in vars(module).values():
+            if getattr(kind, "__module__", None) == module.__name__ and getattr(kind, "model_type", None) in FAMILIES:
+                yield kind
+
+
+def test_a_head_size_that_gemma_leaves_out_is_no_quotient():
+    said = {key: value for key, value in GEMMA3.items() if key != "head_dim"}
+    for sizes in ({}, {"hidden_size": 3840, "num_attention_heads": 16}):  # 240
+        text = {"model_type": "gemma3", "text_config": {**said, **sizes}}
+        with pytest.warns(DefaultAssumed, match=r"^from_config.text_config.head_dim: absent; .* is taken, 256$"):
+            assert from_config(text, layer_type="sliding_attention") == Rope(256, 1e4, "half")
+    nested = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
+    gemma4 = {"model_type": "gemma4_text", "rope_parameters": nested}
+    assert from_config(gemma4, layer_type="sliding_attention") == Rope(256, 1e4, "half")
+    with pytest.warns(DefaultAssumed, match=r"^from_config.global_head_dim: absent; .* is taken, 512$"):
+        assert from_config(gemma4, layer_type="full_attention") == Rope(512, 1e6, "half")
+
+
+@pytest.mark.parametrize("model_type", ["phi3", "phi4_multimodal"])
+def test_phi_was_trained_for_4096_positions_where_nothing_else_is_said(model_type):
+    rules = {"type": "longrope", "attention_factor": 1.5, **LISTS}
+    said = {**SIZES, "model_type": model_type, "rope_theta": 1e4, "max_position_embeddings": 131072}
+    with pytest.warns(DefaultAssumed, match=r"^from_config.original_max_position_embeddings: absent; .* taken, 4096$"):
+        assert from_config({**said, "rope_scaling": rules}).scaling.original_length == 4096
+    rules["original_max_position_embeddings"] = 2048
+    with pytest.warns(MeaningChanged, match=r"embeddings: 2048 is taken, as it is said; transformers takes 4096$"):
+        assert from_config({**said, "rope_scaling": rules}).scaling.original_length == 2048
+
+
+def test_a_warning_is_of_the_line_that_called():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")  # once for each line
+        from_config(LLAMA)
+        from_config(LLAMA)
+    assert [Path(item.filename).name for item in caught] == [Path(__file__).name] * 2
+    assert caught[0].lineno + 1 == caught[1].lineno
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        llama(use_mrope=False, pos_emb="rope"),
+        {**llama(no_rope_layers=[1], no_rope_layer_interval=4), "model_type": "smollm3"},
+        {
+            **llama(initial_context_length=2048, rope_scaling={**YARN, "rope_theta": 5e5}, head_dim=128),
+            "model_type": "gpt_oss",
+        },
+    ],
+)
+def test_what_a_family_reads_and_what_is_so_anyhow_is_no_reason_to_refuse(config):
+    assert from_config(config).base == 5e5
+
+
+def test_every_entry_of_layer_types_may_be_said_where_all_are_alike():
+    listed = ["full_attention", "sliding_attention", "conv"]
+    for config in (
+        llama(layer_types=listed),
+        {**llama(no_rope_layers=[1], layer_types=listed), "model_type": "smollm3"},
+    ):
+        assert [from_config(config, layer_type=name) for name in listed] == [PLAIN, PLAIN, None]
+        with pytest.raises(SpecError, match=r"^from_config.layer_type: expected "):
+            from_config(config, layer_type="chunked_attention")
+    two = {**llama(no_rope_layers=[1, 0], layer_types=listed), "model_type": "smollm3"}
+    with pytest.raises(SpecError, match=r"^from_config.layer_type: expected 'no_rope_layers=1' or 'no_rope_layers=0'"):
+        from_config(two, layer_type="full_attention")
 
 
 SU = {"short_factor": [1.0] * 64, "long_factor": [2.0] * 64}
@@ -664,6 +870,13 @@ def test_to_config_names_what_it_cannot_say(spec, name):
         to_config(spec)
 
 
+def test_to_config_says_how_to_leave_out_a_length():
+    spec = Rope(8, 1e4, "half", scaling=DynamicNtk(2.0, original_length=64))
+    with pytest.raises(SpecError, match=r"; use dataclasses.replace\(spec, length=None\), received 1$"):
+        to_config(spec.at_length(5))
+    assert to_config(dataclasses.replace(spec.at_length(5), length=None)) == to_config(spec)
+
+
 # Whatever a dict holds
 
 VALUES = st.recursive(
@@ -736,6 +949,7 @@ def test_no_dict_raises_anything_but_spec_error(config, label, layout):
 @pytest.mark.parametrize(("head_dim", "fraction", "turning"), [(100, 0.58, 28), (200, 0.29, 28), (512, 0.25, 64)])
 def test_pairs_of_a_proportional_rope_are_those_of_a_float_product(head_dim, fraction, turning):
     said = {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": fraction}
+    config = {"model_type": "gemma4_text", "global_head_dim": head_dim, "rope_parameters": {"full_attention": said}}
     assert int(fraction * head_dim // 2) == turning  # as transformers has it
-    spec = from_config({"model_type": "gemma4_text", "head_dim": head_dim, "rope_parameters": said})
+    spec = from_config(config)
     assert sum(frequency > 0 for frequency in spec.frequencies()) == turning

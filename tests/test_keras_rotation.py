@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from posenc import LongRope, Rope, Sinusoidal, SpecError, Yarn, to_json
+from posenc import Rope, Yarn, to_json
 from posenc.tf_impl import rotate, table
 from posenc.tf_impl.layers import RotaryEmbedding
 
@@ -79,10 +79,6 @@ def test_what_rotate_and_table_refuse_is_refused():
     }.items():
         with pytest.raises(ValueError, match=message):
             call()
-    with pytest.raises(SpecError, match=r"^RotaryEmbedding\.spec: expected a rotary specification such as Rope"):
-        RotaryEmbedding(Sinusoidal.vaswani(8), head_axis=1)
-    with pytest.raises(SpecError, match=r"^Rope\.length: expected a length"):
-        RotaryEmbedding(Rope(4, 100.0, "half", scaling=LongRope([1, 1], [2, 2], original_length=64)), head_axis=1)
 
 
 @over_policies

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -265,6 +267,16 @@ def test_what_does_not_fit_is_refused_in_a_sentence(call, message):
 def test_a_second_application_is_seen_where_the_specification_is_carried_along():
     with pytest.raises(SpecError, match="already interleaved"):
         there(dataclasses.replace(FULL, layout="interleaved"), there())
+
+
+def test_the_code_of_its_page_runs():
+    page = (Path(__file__).parent.parent / "docs" / "layouts.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {}
+    exec(compile(block, "layouts.md", "exec"), names)  # noqa: S102  # the page's own code
+    assert names["rope"].layout == "interleaved"
+    for name, heads in (("wq", 4), ("wk", 2), ("k_norm", 1)):
+        assert names[name].reshape(8 * heads, -1)[:, 0].tolist() == expected_rows(FULL, heads)
 
 
 def test_nothing_is_imported():

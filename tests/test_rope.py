@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
 import math
 import pickle
@@ -370,14 +371,17 @@ REFUSED = [
         lambda: Rope(8, 1e4, "half", scaling=Yarn(4, original_length=64, mscale=1e9, magnitude_rule="deepseek")),
         "Rope.scaling: expected one whose magnitude lies from 2^-20 to 2^20",
     ),
-    (lambda: Linear(0.5), "Linear.factor: expected a number >= 1, received 0.5"),
-    (lambda: Linear(True), "Linear.factor: expected a finite number > 0, received True"),
+    (lambda: Linear(0.5), "Linear.factor: expected a finite number >= 1, received 0.5"),
+    (lambda: Linear(True), "Linear.factor: expected a finite number >= 1, received True"),
     (lambda: Rope(2, 1e4, "half", scaling=Ntk(2)), "Rope.rotary_dim: expected an integer >= 4 with Ntk, received 2"),
     (
         lambda: Rope(2, 1e4, "half", scaling=DynamicNtk(2, original_length=8)),
         "Rope.rotary_dim: expected an integer >= 4 with DynamicNtk, received 2",
     ),
-    (lambda: DynamicNtk(2, original_length=0), "DynamicNtk.original_length: expected an integer >= 1, received 0"),
+    (
+        lambda: DynamicNtk(2, original_length=0),
+        "DynamicNtk.original_length: expected an integer >= 1 of magnitude below 2",
+    ),
     (
         lambda: Rope(8, 1, "half", scaling=Yarn(4, original_length=64)),
         "Rope.base: expected a number > 1 with Yarn, received 1.0",
@@ -431,7 +435,7 @@ REFUSED = [
     (lambda: LongRope((1,), (1,), original_length=1, factor=2), "LongRope.original_length: expected an integer >= 2"),
     (lambda: Proportional(0), "Proportional.fraction: expected a number > 0 and <= 1, received 0"),
     (lambda: Proportional(1.5), "Proportional.fraction: expected a number > 0 and <= 1, received 1.5"),
-    (lambda: Rope(8, 1e4, "half").at_length(0), "Rope.at_length.length: expected an integer >= 1, received 0"),
+    (lambda: Rope(8, 1e4, "half").at_length(0), "Rope.at_length.length: expected an integer >= 1 of magnitude below 2"),
     (lambda: encoding_plan("encode", Rope(8, 1e4, "half")), "encode.spec: expected an encoding such as Sinusoidal"),
     (lambda: table_plan("table", Sinusoidal.vaswani(8)), "table.spec: expected a rotary specification such as Rope("),
     (lambda: rotation_plan("rotate", Rope), "rotate.spec: expected a rotary specification such as Rope("),
@@ -548,3 +552,22 @@ def test_lowering_is_quick():
     for base in range(10001, 10006):
         Rope(128, base, "half", scaling=LLAMA31).plan()
     assert time.perf_counter() - begin < 0.5  # 10 ms each; a slow machine is not the question
+
+
+def test_an_enumeration_of_strings_is_a_string():
+    class Layout(enum.StrEnum):
+        HALF = "half"
+
+    spec = Rope(8, 1e4, Layout.HALF)
+    assert spec == Rope(8, 1e4, "half")
+    assert type(spec.layout) is str  # what a compiled function writes out
+    assert "Layout" not in to_json(spec)
+
+
+def test_a_value_at_a_huge_integer():
+    angle = mpmath.mp.clone()
+    angle.dps = 460
+    expected = float(angle.cos(angle.mpf(10) ** 400))
+    assert Rope(2, 1e4, "half").value(10**400, 0, "float64") == expected
+    assert abs(Rope(2, 1e4, "half").value(10**4000, 0)) <= 1
+    assert abs(Sinusoidal.vaswani(2).value(10**4000, 1)) <= 1

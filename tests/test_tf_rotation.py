@@ -162,6 +162,12 @@ def test_sizes_that_were_unknown_are_checked_in_the_end(layout, mode):
         ValueError, match=r"^rotate\.x: expected shape \(\.\.\., 8\), received one of an unknown number"
     ):
         unranked(tf.ones([5, 8]))
+    for shape, received in ((None, "of an unknown number of axes"), ([None, 3], "(None, 3) and (None, 3)")):
+        vague = tf.function(
+            lambda c: rotate(spec, tf.ones([5, 8]), (c, c), head_axis=None), [tf.TensorSpec(shape)], autograph=False
+        )
+        with pytest.raises(ValueError, match=rf"^rotate\.table: expected .*, received shapes {re.escape(received)}$"):
+            vague(tf.ones([5, 3]))
 
 
 @over_modes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch.func import vmap
 
 from posenc import DynamicNtk, Llama3, LongRope, Proportional, Rope, Sinusoidal, SpecError, Yarn, to_json
 from posenc.torch_impl import add, encode, modules, rotate, table
+from posenc.torch_impl import words as words_module
 from posenc.torch_impl.modules import RotaryEmbedding
 from posenc.torch_impl.words import trace_key
 
@@ -116,6 +118,17 @@ def test_devices_and_fake_tensors():
     assert same(both(Q, K, table(SPEC, POSITIONS)), both(Q, K, t))
 
 
+def test_words_on_accelerators_are_held_for_compiled_graphs_only():
+    """Each length of a DynamicNtk is a specification of its own: what a decode loop leaves behind is bounded."""
+    rope, device = Rope(8, 1e6, "half", scaling=DynamicNtk(8.0, original_length=64)), torch.device("meta")
+    held = len(vars(words_module._held))
+    lengths = [rope.at_length(length) for length in range(65, 165)]
+    kept = [weakref.ref(words_module.words(spec, "fused", device)) for spec in lengths]
+    assert words_module.words(lengths[-1], "fused", device) is kept[-1]()
+    assert [there() is not None for there in kept] == [False] * 36 + [True] * 64
+    assert len(vars(words_module._held)) == held
+
+
 T = table(SPEC, range(3))
 FORM = r"rotate.table: expected Table\(cos, sin\), two arrays of one float dtype and one shape \(\*P, 8\), received "
 AXES = r"rotate.table: expected position axes \(\), \(3,\) or \(2, 3\), or 1 in place of a size, received "
@@ -126,8 +139,6 @@ ERRORS = [
     (lambda: encode(SPEC, [1]), r"encode.spec: expected an encoding such as .* \(a rotation has table and rotate\)"),
     (lambda: add(SPEC, Q), "add.spec: expected an encoding such as Sinusoidal"),
     (lambda: modules.SinusoidalEncoding(SPEC), "SinusoidalEncoding.spec: expected an encoding such as"),
-    (lambda: RotaryEmbedding(3, head_axis=1), "RotaryEmbedding.spec: expected a rotary specification .* received 3"),
-    (lambda: RotaryEmbedding(SPEC, head_axis=1.0), "RotaryEmbedding.head_axis: expected an integer, received 1.0"),
     (lambda: table(SPEC, [2**31]), "table.positions: expected finite numbers of magnitude below 2.31, received 2147"),
     (lambda: table(SPEC, [True]), "table.positions: expected integers, float32 or float64, received bool"),
     (lambda: table(SPEC, 1, dtype="int8"), "table.dtype: expected float64, float32, bfloat16 or float16, received"),
@@ -142,12 +153,7 @@ ERRORS = [
     (lambda: rotate(SPEC, Q, T, head_axis=True), "rotate.head_axis: expected None or .* received True for an x of 4"),
     (lambda: rotate(SPEC, Q, T, head_axis=[1]), r"rotate.head_axis: expected None or .* received \[1\]"),
     (lambda: rotate(SPEC, Q, 3, head_axis=1), f"{FORM}int"),
-    (lambda: rotate(SPEC, Q, torch.stack(T), head_axis=1), f"{FORM}Tensor"),
-    (lambda: rotate(SPEC, Q, (*T, T[0]), head_axis=1), f"{FORM}tuple of 3"),
     (lambda: rotate(SPEC, Q, (T[0].numpy(), T[1]), head_axis=1), f"{FORM}ndarray and Tensor"),
-    (lambda: rotate(SPEC, Q, (T[0], T[1].half()), head_axis=1), f"{FORM}float32 and float16"),
-    (lambda: rotate(SPEC, Q, (T[0].int(), T[1].int()), head_axis=1), f"{FORM}int32 and int32"),
-    (lambda: rotate(SPEC, Q, (T[0], T[1][:1]), head_axis=1), rf"{FORM}shapes \(3, 8\) and \(1, 8\)"),
     (lambda: rotate(SPEC, Q, table(SPEC, range(4)), head_axis=1), rf"{AXES}\(4,\)"),
     (lambda: rotate(SPEC, Q, table(SPEC, [[1, 2, 3]] * 4), head_axis=1), rf"{AXES}\(4, 3\)"),
     (lambda: rotate(SPEC, Q, table(SPEC, [[[1]]]), head_axis=1), rf"{AXES}\(1, 1, 1\)"),
@@ -178,26 +184,27 @@ def fresh_compiler(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("backend", "layout", "dtype"),
+    ("backend", "layout", "dtype", "backward"),
     [
-        ("aot_eager", "half", torch.float32),
-        ("aot_eager", "interleaved", torch.float64),
-        ("aot_eager", "interleaved_to_half", torch.float16),
-        pytest.param("inductor", "half", torch.bfloat16, marks=pytest.mark.inductor),
-        pytest.param("inductor", "interleaved", torch.float32, marks=pytest.mark.inductor),
+        ("aot_eager", "half", torch.float32, True),
+        ("aot_eager", "interleaved", torch.float64, True),
+        ("aot_eager", "interleaved_to_half", torch.float16, True),
+        pytest.param("inductor", "half", torch.bfloat16, False, marks=pytest.mark.inductor),
+        pytest.param("inductor", "interleaved", torch.float32, True, marks=pytest.mark.inductor),
     ],
 )
-def test_compiled_rotations_have_the_bits_of_eager_ones(backend, layout, dtype):
+def test_compiled_rotations_have_the_bits_of_eager_ones(backend, layout, dtype, backward):
     """Also the gradient, and any split."""
     spec = Rope(40, 10000.0, layout, rotary_dim=38, rotary_channels="last")
     run = compiled(lambda x, t: rotate(spec, x, t, head_axis=2), backend, dynamic=True)
     x, t = torch.randn(2, 33, 3, 40).to(dtype), table(spec, range(33), dtype="float64")
-    leaves = x.clone().requires_grad_(), x.clone().requires_grad_()
+    leaves = x.clone().requires_grad_(backward), x.clone().requires_grad_(backward)
     outs = run(leaves[0], t), rotate(spec, leaves[1], t, head_axis=2)
-    for out in outs:
-        out.backward(x)
     assert torch.equal(*outs)
-    assert torch.equal(leaves[0].grad, leaves[1].grad)
+    if backward:
+        for out in outs:
+            out.backward(x)
+        assert torch.equal(leaves[0].grad, leaves[1].grad)
     parts = zip(leaves[0].split(11, 1), *[a.split(11) for a in t], strict=True)
     assert torch.equal(torch.cat([run(p, (c, s)) for p, c, s in parts], 1), outs[1])
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from posenc.interop import json_text
 from posenc.interop.safetensors_header import CheckpointError, Header
 
 
@@ -19,7 +19,7 @@ def files(source: Path) -> tuple[Path | None, list[Path]]:
         indices = sorted(source.glob("*.safetensors.index*.json"))
         single = sorted(source.glob("*.safetensors"))
         if len(indices) > 1 or (not indices and len(single) != 1):
-            found = ", ".join(path.name for path in indices or single) or "neither"
+            found = ", ".join(repr(path.name) for path in indices or single) or "neither"
             raise CheckpointError(
                 f"{source}: expected a folder with one *.safetensors.index.json or one *.safetensors, received {found}"
             )
@@ -35,10 +35,15 @@ def files(source: Path) -> tuple[Path | None, list[Path]]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        weights = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        plain = all(name == os.path.basename(name) and name.endswith(".safetensors") for name in weights.values())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        weights = json_text.read(index)["weight_map"]
+        plain = all(
+            name == os.path.basename(name) and name.endswith(".safetensors") and name.isprintable()
+            for name in weights.values()
+        )
+    except (KeyError, TypeError, AttributeError):
         plain = False
+    except ValueError as error:
+        raise CheckpointError(f"{index}: expected JSON, received {error}") from None
     if not plain or not weights:
         raise CheckpointError(f"{index}: expected an index whose weight_map names .safetensors files beside it")
     return dict(weights)
@@ -50,25 +55,33 @@ def check_index(index: Path, headers: Mapping[Path, Header]) -> None:
     if differing:
         name, file = min(differing)
         missing = "has" if (name, file) in there else "lacks"
-        raise CheckpointError(f"{index}: expected the tensors that are in its files, but {file} {missing} {name}")
+        raise CheckpointError(
+            f"{index}: expected the tensors that are in its files, but {file} {missing} {name!r:.200}"
+        )
+
+
+def check_new(target: Path) -> None:
+    if os.path.lexists(target):
+        raise CheckpointError(f"{target}: expected a name that does not exist yet: nothing is overwritten")
 
 
 @contextlib.contextmanager
 def beside(target: Path) -> Iterator[Path]:
-    """A name beside `target`, which becomes `target` at the end, or is removed: a reader never sees half of it."""
-    name = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    """A name in a new folder beside `target`, which becomes `target` at the end: a reader never sees half of it."""
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        name = Path(folder) / target.name
         yield name
-        if os.path.lexists(target):
-            raise CheckpointError(f"{target}: expected a name that does not exist yet: nothing is overwritten")
-        name.rename(target)
+        _become(name, target)
         sync(target.parent)
-    except BaseException:  # also where it is interrupted
-        if name.is_dir():
-            shutil.rmtree(name)
-        else:
-            name.unlink(missing_ok=True)
-        raise
+
+
+def _become(name: Path, target: Path) -> None:
+    if name.is_file():
+        with contextlib.suppress(OSError):  # `target` exists, which a rename would replace; or there are no links here
+            os.link(name, target)
+            return
+    check_new(target)
+    name.rename(target)
 
 
 def sync(path: Path) -> None:

@@ -55,8 +55,7 @@ class Conversion(NamedTuple):
 
     def write(self, target: Path, announce: Announce = lambda _: None) -> None:
         """Write `target`, complete or not at all; what exists is never replaced. `announce` gets counts of bytes."""
-        if os.path.lexists(target):
-            raise CheckpointError(f"{target}: expected a name that does not exist yet: nothing is overwritten")
+        checkpoint_files.check_new(target)
         with checkpoint_files.beside(target) as beside:
             if self.folder:
                 beside.mkdir()
@@ -111,7 +110,7 @@ def prepare(
                 found[tensor.name] = what
         shards.append(Shard(path, header, found))
     if unknown:
-        listed = [f"{name} ({unknown[example]})" for name, example in summary(unknown).items()]
+        listed = [f"{name!r:.200} ({unknown[example]})" for name, example in summary(unknown).items()]
         more = [f"and {len(listed) - 20} more"] if len(listed) > 20 else []
         raise CheckpointError(
             f"{source}: expected projections that are known, and --keep for tensors that are none, received "
@@ -138,13 +137,13 @@ def _check_present(
             f"{source}: expected --from half or --from interleaved, since posenc does not know the model_type of the "
             "config, received neither"
         )
-    if (recorded or said or by_config) == to:
-        why = "the file records" if recorded else "was said" if said else "the config implies"
-        raise CheckpointError(f"{source}: expected weights that are not {to} yet, received {to} ones, as {why}")
     meta = any(".attention.wq." in f".{tensor.name}" for header in headers.values() for tensor in header.tensors)
     if meta and by_config == "half" and not recorded and not said:
         # Meta's own files are interleaved, the same weights in transformers half: permuting twice would go unnoticed
         raise CheckpointError(f"{source}: expected --from half or --from interleaved with names like wq, received none")
+    if (recorded or said or by_config) == to:
+        why = "the file records" if recorded else "was said" if said else "the config implies"
+        raise CheckpointError(f"{source}: expected weights that are not {to} yet, received {to} ones, as {why}")
 
 
 def _write_shard(shard: Shard, target: Path, to: PairLayout, announce: Announce) -> None:

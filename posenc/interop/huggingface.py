@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from posenc.interop.huggingface_families import Layout
+from posenc.interop.huggingface_families import NOT_ATTENTION, Layout
 from posenc.interop.huggingface_layers import Layer, layers_of
 from posenc.interop.huggingface_notices import ConfigWarning, DefaultAssumed, LeftToTheModel, MeaningChanged, refuse
 from posenc.interop.huggingface_record import Record
@@ -32,7 +32,8 @@ def from_config(config: object, *, layer_type: str | None = None, layout: Layout
     the older `rope_scaling` with `rope_theta` and the like. A head is what turns: with multi-head latent attention the
     separate tensor of `qk_rope_head_dim` channels.
 
-    `layer_type`: one of `layer_types(config)`; needed where these do not all have the same rotation.
+    `layer_type`: one of `layer_types(config)`; needed where these do not all have the same rotation. Where they do, any
+    entry of the configuration's own `layer_types` may be said, too; one without attention has no rotation.
 
     `layout`: needed where `model_type` is not in the table of posenc. Where it is, a layout that is said has
     precedence: for weights that were permuted, which leaves the configuration as it was.
@@ -42,6 +43,8 @@ def from_config(config: object, *, layer_type: str | None = None, layout: Layout
 
     A file may leave out what is the default of its class in transformers: where that is not known here, it is refused,
     and the configuration object, which has it, can be handed over instead.
+
+    A name that is no file or folder on this machine is refused: a hub name is not looked up.
 
     Raises SpecError, by the name of the key, for whatever is said about the rotation and cannot be honoured: an unknown
     type or key, a missing one, values out of range, two that contradict each other, several position axes. What was
@@ -73,7 +76,8 @@ def to_config(spec: Rope) -> dict[str, Any]:
     if not isinstance(spec, Rope):
         refuse("to_config", "a Rope", spec)
     if spec.length is not None:
-        refuse("to_config.length", "None: a configuration is for every length", spec.length)
+        expected = "None: a configuration is for every length; use dataclasses.replace(spec, length=None)"
+        refuse("to_config.length", expected, spec.length)
     if spec.rotary_channels != "first":
         refuse("to_config.rotary_channels", "'first'", spec.rotary_channels)
     if not spec.apply_magnitude:
@@ -97,11 +101,16 @@ def _fraction(width: int, head_dim: int) -> float:
 def _chosen(record: Record, layer_type: object) -> Layer:
     layers = layers_of(record)
     where = f"{record.where}.layer_type"
+    first, *others = layers.values()
+    alike = all(other.given == first.given and other.head_dim == first.head_dim for other in others)
     if layer_type is None:
-        first, *others = layers.values()
-        if any(other.given != first.given or other.head_dim != first.head_dim for other in others):
+        if not alike:
             checks.choice(where, layer_type, tuple(layers))
         return first
+    listed = record.values.get("layer_types")
+    known = isinstance(layer_type, str) and isinstance(listed, list | tuple) and layer_type in listed
+    if known and alike and layer_type not in layers:
+        return first._replace(given=None) if layer_type in NOT_ATTENTION else first
     if None in layers:
         refuse(where, "None: all layers have one rotation", layer_type)
     checks.choice(where, layer_type, tuple(layers))

@@ -216,3 +216,48 @@ SCALED_BY_DEFAULT = _named(
 
 LEARNED = _named("mistral_large4_text")
 """Multiply their frequencies by weights."""
+
+_HEAD_DIMS: tuple[tuple[int, str], ...] = (
+    (
+        64,
+        "gpt_oss muse_spark_text neucodec openai_privacy_filter qwen2_5_omni_dit voxtral_realtime_encoder xcodec2",
+    ),
+    (80, "timesfm2_5"),
+    (
+        128,
+        "afmoe beam cohere2_moe cwm dia_decoder dia_encoder ernie4_5 flint glm glm4 helium higgs_audio_v2 hrm_text "
+        "hy_v3 internlm3 iquestcoder kolibri1 laguna lfm3 llama4_text mellum minimax_m2 minimax_m3_vl_text ministral3 "
+        "molmo2_text muse_glimmer_assistant muse_glimmer_text pe_audio_encoder pe_audio_video_encoder "
+        "pe_video_encoder qwen3 qwen3_omni_moe_talker_code_predictor seed_oss solar_open step3p5 zaya",
+    ),
+    (192, "mimo_v2_flash"),
+    (
+        256,
+        "diffusion_gemma_text embedding_gemma2_text gemma gemma2 gemma3_text gemma3n_text gemma4_text "
+        "gemma4_unified_text qwen3_next t5_gemma_module t5gemma2_decoder t5gemma2_text vaultgemma",
+    ),
+    (512, "deepseek_v4"),
+)
+HEAD_DIM: dict[str, int] = {name: size for size, names in _HEAD_DIMS for name in names.split()}
+"""The head size where the configuration names none; elsewhere it is the hidden size by the heads."""
+
+GLOBAL_HEAD_DIM = _named("diffusion_gemma_text embedding_gemma2_text gemma4_text gemma4_unified_text")
+"""Have heads of 512 channels in layers of `full_attention`, where the configuration says nothing else."""
+
+ORIGINAL_LENGTH: dict[str, int] = {"phi3": 4096, "phi4_multimodal": 4096}
+"""`original_max_position_embeddings` where the configuration has none; elsewhere it is `max_position_embeddings`."""
+
+NOT_ATTENTION = _named("conv dense linear_attention mamba moe recurrent sparse")
+"""Entries of `layer_types` without queries and keys."""
+
+ALSO_ABOUT_ROTATION = _named(
+    "initial_context_length is_neox_style mrope_interleaved mrope_section no_rope_layer_interval nope_layer_interval "
+    "nope_layers position_interpolation use_mrope xdrope_section"
+)
+"""Keys about rotation by whose names one would not know."""
+
+SAYS_ROPE = ("pos_emb", "position_embedding_type", "position_embeddings_type")
+"""Keys that may say 'rope' or 'rotary', which is so without them, or None."""
+
+INITIAL_LENGTH = _named("gpt_oss openai_privacy_filter")
+"""Have `initial_context_length`, which is `original_max_position_embeddings` once more."""

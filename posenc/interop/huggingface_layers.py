@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from posenc.interop.huggingface_families import (
+    GLOBAL_HEAD_DIM,
     LISTS_LAYERS,
     NO_ROTATION,
     OLDER_THETAS,
@@ -18,6 +20,8 @@ from posenc.interop.huggingface_notices import DefaultAssumed, refuse, tell
 from posenc.interop.huggingface_record import BASES, FRACTIONS, LIMIT, Record
 from posenc.spec import SpecError, checks
 
+Said = tuple[str, object] | None
+
 
 class Layer(NamedTuple):
     """The rotation of one layer type."""
@@ -28,6 +32,17 @@ class Layer(NamedTuple):
     nested: bool
     head_dim: int | None = None
     """Where layer types have heads of their own."""
+    names: Mapping[str, str] = MappingProxyType({})
+    """Of keys that stand elsewhere than in the rope parameters."""
+    null: tuple[str, ...] = ()
+    """Keys that are None."""
+
+    def named(self, key: str) -> str:
+        return self.names.get(key, f"{self.where}.{key}")
+
+    def missing(self, key: str) -> str:
+        """What was received of a key that is not in `given`."""
+        return "None" if key in self.null else "no such key"
 
 
 def layers_of(record: Record) -> dict[str | None, Layer]:
@@ -46,10 +61,13 @@ def layers_of(record: Record) -> dict[str | None, Layer]:
     if record.model_type == "deepseek_v4":
         return _deepseek_v4(record, where, given)
     if record.family is not None and record.family.theta is None:
-        refuse(f"{record.where}.rope_parameters", "a dict of one dict for each layer type", given)
+        raise SpecError(
+            f"{record.where}.rope_parameters: expected a dict of one dict for each layer type, received "
+            f"{checks.shown(given)}{'' if given else record.remedy}"
+        )
     if not given and record.first(BASES) is None:
         _refuse_silence(record)
-    return _listed(record, Layer(where, _filled(record, where, given), False))
+    return _listed(record, _filled(record, where, given, False))
 
 
 def _switched_off(record: Record) -> bool:
@@ -78,27 +96,30 @@ def _refuse_silence(record: Record) -> None:
     if record.family is None or record.model_type in SCALED_BY_DEFAULT:
         raise SpecError(
             f"{record.where}.rope_parameters: expected a dict, or rope_scaling or rope_theta, of model_type "
-            f"{record.model_type!r}, received none of them"
+            f"{record.model_type!r}, received none of them{record.remedy}"
         )
 
 
 def _filled(
-    record: Record, where: str, given: Mapping[str, Any], theta: object = None, fraction: object = None
-) -> dict[str, Any]:
-    """Rope parameters with base and fraction, from wherever the configuration has them.
+    record: Record, where: str, given: Mapping[str, Any], nested: bool, theta: Said = None, fraction: Said = None
+) -> Layer:
+    """A layer type with base and fraction, from wherever the configuration has them.
 
     `theta`, `fraction`: what stands for `rope_theta` and `partial_rotary_factor` of the configuration itself.
     """
     said = {name: value for name, value in given.items() if value is not None}
-    outside = dict(record.values)
-    outside |= {"rope_theta": theta} if theta is not None else {}
-    outside |= {"partial_rotary_factor": fraction} if fraction is not None else {}
-    inner = where.removeprefix(f"{record.where}.")
-    for key, names in (("rope_theta", BASES), ("partial_rotary_factor", FRACTIONS)):
-        value = record.one([(f"{inner}.{key}", said.get(key)), *((name, outside.get(name)) for name in names)])
+    inner, names = where.removeprefix(f"{record.where}."), {}
+    for key, (first, *others), instead in (
+        ("rope_theta", BASES, theta),
+        ("partial_rotary_factor", FRACTIONS, fraction),
+    ):
+        outside = [instead or (first, record.values.get(first)), *((name, record.values.get(name)) for name in others)]
+        value = record.one([(f"{inner}.{key}", said.get(key)), *outside])
+        if key not in said and (value is not None or inner == "rope_scaling"):
+            names[key] = f"{record.where}.{next((name for name, item in outside if item is not None), key)}"
         if value is not None:
             said[key] = value
-    return said
+    return Layer(where, said, nested, names=names, null=tuple(key for key in given if given[key] is None))
 
 
 def _nested(record: Record, where: str, given: Mapping[str, Any]) -> dict[str | None, Layer]:
@@ -114,8 +135,8 @@ def _nested(record: Record, where: str, given: Mapping[str, Any]) -> dict[str | 
         for key in value:
             if not isinstance(key, str):
                 refuse(inner, "keys that are strings", key)
-        own = [value.get(key) if value.get(key) is not None else outer[key] for key in outer]
-        layers[name] = Layer(inner, _filled(record, inner, value, *own), True, _own_head_dim(record, name))
+        own = [(key, value.get(key) if value.get(key) is not None else outer[key]) for key in outer]
+        layers[name] = _filled(record, inner, value, True, *own)._replace(head_dim=_own_head_dim(record, name))
     _check_other_bases(record, layers)
     for key, value in outer.items():
         said = [layer.given.get(key) for layer in layers.values() if layer.given is not None]
@@ -142,6 +163,9 @@ def _own_head_dim(record: Record, name: str) -> int | None:
         return checks.integer(
             f"{record.where}.global_head_dim", record.values["global_head_dim"], minimum=2, limit=LIMIT
         )
+    if name == "full_attention" and record.model_type in GLOBAL_HEAD_DIM and "per_layer_config" not in record.values:
+        tell(DefaultAssumed, f"{record.where}.global_head_dim: absent; the default of transformers is taken, 512")
+        return 512
     table, types = record.values.get("per_layer_config"), record.values.get("layer_types")
     if not isinstance(table, Mapping) or not isinstance(types, list | tuple):
         return None
@@ -168,7 +192,7 @@ def _by_older_thetas(record: Record, where: str, given: Mapping[str, Any]) -> di
             theta = default
             tell(DefaultAssumed, f"{record.where}.{key}: absent; the default of transformers is taken, {default:g}")
         own = given if name == "full_attention" or record.model_type in SCALES_BOTH else {}
-        layers[name] = Layer(where, _filled(record, where, own, theta), True)
+        layers[name] = _filled(record, where, own, True, (key, theta))
     return _ordered(record, layers)
 
 
@@ -184,8 +208,8 @@ def _deepseek_v4(record: Record, where: str, given: Mapping[str, Any]) -> dict[s
     if "yarn" in (given.get("rope_type"), given.get("type")) and given.get("attention_factor") is None:
         compress["attention_factor"] = 1.0
     return {
-        "main": Layer(where, _filled(record, where, {}, bases["rope_theta"]), True),
-        "compress": Layer(where, _filled(record, where, compress, bases["compress_rope_theta"]), True),
+        "main": _filled(record, where, {}, True, ("rope_theta", bases["rope_theta"])),
+        "compress": _filled(record, where, compress, True, ("compress_rope_theta", bases["compress_rope_theta"])),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from typing import NoReturn
 
@@ -24,9 +25,16 @@ class LeftToTheModel(ConfigWarning):
     """It belongs to the model, and is no part of the rotation."""
 
 
+REMEDY = " (the configuration object of transformers has the default: hand that over)"
+
+
 def refuse(where: str, expected: str, received: object) -> NoReturn:
     raise SpecError(f"{where}: expected {expected}, received {checks.shown(received)}")
 
 
 def tell(kind: type[ConfigWarning], sentence: str) -> None:
-    warnings.warn(sentence, kind, stacklevel=2)
+    """A warning that shows the line of the caller: of the first frame outside of posenc."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "posenc":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(sentence, kind, stacklevel=level)

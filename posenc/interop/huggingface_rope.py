@@ -21,7 +21,7 @@ from posenc.interop.huggingface_families import (
 )
 from posenc.interop.huggingface_layers import Layer
 from posenc.interop.huggingface_notices import DefaultAssumed, LeftToTheModel, MeaningChanged, refuse, tell
-from posenc.interop.huggingface_record import HEADS, LIMIT, Record
+from posenc.interop.huggingface_record import HEAD_DIMS, HEADS, LIMIT, Record
 from posenc.interop.huggingface_scaling import Lengths, read_scaling
 from posenc.spec import Proportional, Rope, SpecError, checks
 from posenc.spec.rope_scaling import Scaling
@@ -30,22 +30,33 @@ from posenc.spec.rope_scaling import Scaling
 def built(record: Record, layer: Layer, layout: Layout | None) -> Rope:
     """The rotation of `layer`, which has one."""
     name, given = record.model_type, dict(layer.given or {})
-    layout = _layout(record, layout)
     scaling = _scaling(record, layer, given)
+    layout = _layout(record, layout)
     head_dim, rotary_dim = _width(record, layer, given, scaling)
     if isinstance(scaling, Proportional):
         scaling = _floored(scaling, head_dim)
-    base = checks.number(f"{layer.where}.rope_theta", _base(record, layer, given))
+    base = checks.number(layer.named("rope_theta"), _base(record, layer, given))
     _tell_besides(record)
-    return Rope(
-        head_dim,
-        base,
-        layout,
-        rotary_dim=rotary_dim,
-        rotary_channels="last" if name in LAST else "first",
-        direction="negative" if name in NEGATIVE else "positive",
-        scaling=scaling,
-    )
+    try:
+        return Rope(
+            head_dim,
+            base,
+            layout,
+            rotary_dim=rotary_dim,
+            rotary_channels="last" if name in LAST else "first",
+            direction="negative" if name in NEGATIVE else "positive",
+            scaling=scaling,
+        )
+    except SpecError as error:
+        keys = {  # what only the whole specification can refuse
+            "LongRope.short_factors": layer.named("short_factor"),
+            "LongRope.long_factors": layer.named("long_factor"),
+            "Rope.base": layer.named("rope_theta"),
+            "Rope.head_dim": f"{record.where}.head_dim",
+            "Rope.scaling": layer.where,
+        }
+        field, colon, rest = str(error).partition(":")
+        raise SpecError(f"{keys.get(field, field)}{colon}{rest}") from None
 
 
 def _layout(record: Record, layout: Layout | None) -> Layout:
@@ -71,20 +82,19 @@ def _scaling(record: Record, layer: Layer, given: dict[str, Any]) -> Scaling | N
             tell(LeftToTheModel, f"{layer.where}.{key}: multiplies queries by a function of the position, in {name}")
         if longest is not None and given.get("max_position_embeddings") == longest:
             del given["max_position_embeddings"]  # once more what the configuration says
-    lengths = Lengths(longest, record.values.get("original_max_position_embeddings"))
-    return read_scaling(
-        layer.where,
-        given,
-        lengths,
-        name,
-        nested=layer.nested,
-        alpha=name in ALPHA,
-        softmax=name in SCALES_SOFTMAX,
-    )
+    lengths = Lengths(record.where, record.remedy, longest, record.values.get("original_max_position_embeddings"))
+    scaling = read_scaling(layer, given, lengths, name, alpha=name in ALPHA, softmax=name in SCALES_SOFTMAX)
+    initial = record.values.get("initial_context_length")
+    original = getattr(scaling, "original_length", initial)
+    if initial is not None and initial != original:
+        refuse(
+            f"{record.where}.initial_context_length", f"the original length of its rope parameters, {original}", initial
+        )
+    return scaling
 
 
 def _base(record: Record, layer: Layer, given: dict[str, Any]) -> object:
-    where, name, said = f"{layer.where}.rope_theta", record.model_type, given.get("rope_theta")
+    where, name, said = layer.named("rope_theta"), record.model_type, given.get("rope_theta")
     if name in FIXED_BASE:
         if said not in (None, 10_000):
             refuse(where, f"10000, which {name} has in its code", said)
@@ -93,7 +103,8 @@ def _base(record: Record, layer: Layer, given: dict[str, Any]) -> object:
         return said
     default = record.family.theta if record.family is not None else None
     if default is None:
-        raise SpecError(f"{where}: expected a finite number > 0, received no such key")
+        received = f"{layer.missing('rope_theta')}{record.remedy}"
+        raise SpecError(f"{where}: expected a finite number > 0, received {received}")
     tell(DefaultAssumed, f"{where}: absent; the default of transformers for {name} is taken, {default:g}")
     return default
 
@@ -107,6 +118,9 @@ def _width(record: Record, layer: Layer, given: dict[str, Any], scaling: Scaling
             rotary = checks.integer(f"{record.where}.qk_rope_head_dim", rotary, minimum=2, limit=LIMIT)
             _check_rotary_head(record, layer, rotary, scaling)
             return rotary, None
+        if name in ROTARY_HEAD and record.first(HEAD_DIMS) is None:
+            where = f"{record.where}.qk_rope_head_dim"
+            raise SpecError(f"{where}: expected an integer >= 2, received no such key{record.remedy}")
     head_dim = record.head_dim() if layer.head_dim is None else layer.head_dim
     if name == "clvp_encoder":
         return head_dim, _clvp_width(record)
@@ -118,7 +132,8 @@ def _width(record: Record, layer: Layer, given: dict[str, Any], scaling: Scaling
         if key == "rotary_dim" and name not in READS_ROTARY_DIM and said != head_dim:
             tell(MeaningChanged, f"{record.where}.{key}: read as it is said; transformers 5.23 does not read it")
     elif name in ("codegen", "gptj"):
-        raise SpecError(f"{record.where}.rotary_dim: expected an even integer >= 2, received no such key")
+        where = f"{record.where}.rotary_dim"
+        raise SpecError(f"{where}: expected an even integer >= 2, received no such key{record.remedy}")
     if isinstance(scaling, Proportional):
         if said not in (None, head_dim):
             refuse(f"{record.where}.rotary_dim", f"head_dim = {head_dim} with rope_type 'proportional'", said)
@@ -127,7 +142,7 @@ def _width(record: Record, layer: Layer, given: dict[str, Any], scaling: Scaling
     if whole:
         _refuse_part(record, layer, head_dim, fraction, said)
         return head_dim, None
-    where = f"{layer.where}.partial_rotary_factor"
+    where = layer.named("partial_rotary_factor")
     if fraction is None:
         return head_dim, _default_width(record, where, head_dim) if said is None else said
     width = rotary_width(where, head_dim, fraction)
@@ -164,7 +179,7 @@ def _check_rotary_head(record: Record, layer: Layer, rotary: int, scaling: Scali
         return
     if fraction is None:
         return
-    where = f"{layer.where}.partial_rotary_factor"
+    where = layer.named("partial_rotary_factor")
     share, still = checks.fraction(where, fraction), record.values.get("qk_nope_head_dim")
     heads = [head, rotary, still + rotary if isinstance(still, int) else None]
     if not any(isinstance(size, int) and abs(size) < LIMIT and int(size * share) == rotary for size in heads):
@@ -182,7 +197,7 @@ def _clvp_width(record: Record) -> int:
 def _refuse_part(record: Record, layer: Layer, head_dim: int, fraction: object, rotary_dim: object) -> None:
     name = record.model_type
     if fraction is not None and fraction != 1:
-        refuse(f"{layer.where}.partial_rotary_factor", f"1: {name} turns the whole head", fraction)
+        refuse(layer.named("partial_rotary_factor"), f"1: {name} turns the whole head", fraction)
     if rotary_dim not in (None, head_dim):
         refuse(f"{record.where}.rotary_dim", f"head_dim = {head_dim}: {name} turns the whole head", rotary_dim)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from posenc.interop.huggingface_families import ORIGINAL_LENGTH
+from posenc.interop.huggingface_layers import Layer
 from posenc.interop.huggingface_notices import DefaultAssumed, LeftToTheModel, MeaningChanged, refuse, tell
 from posenc.spec import (
     DynamicNtk,
@@ -25,6 +27,9 @@ T = TypeVar("T")
 class Lengths(NamedTuple):
     """What a configuration says outside of its rope parameters."""
 
+    where: str
+    remedy: str
+    """What helps where a key is absent."""
     longest: object
     """`max_position_embeddings`."""
     original: object
@@ -58,29 +63,32 @@ AXES_TYPES = ("mrope", "axial", "xdrope")
 DEAD_BESIDE_ALPHA = ("beta_fast", "beta_slow", "mscale", "mscale_all_dim")
 
 
-def rope_type(where: str, given: Mapping[str, Any], model_type: str) -> str:
-    """The type by its name of today."""
+def rope_type(where: str, given: Mapping[str, Any], model_type: str) -> tuple[str, str]:
+    """The type by its name of today, and a remark for errors where that is another one."""
     names: dict[str, Any] = {key: given[key] for key in ("rope_type", "type") if given.get(key) is not None}
+    remark = ""
     for key, name in names.items():
         if name in AXES_TYPES:
             refuse(f"{where}.{key}", "one position axis (several axes are not supported yet)", name)
         checks.choice(f"{where}.{key}", name, (*KEYS, *OLDER_TYPES))
     today = {OLDER_TYPES.get(name, name) for name in names.values()}
     if model_type in ("phi3", "phi4_multimodal") and "yarn" in today:  # its LongRoPE had that name
-        tell(MeaningChanged, f"{where}.rope_type: 'yarn' of {model_type} is read as 'longrope', as transformers does")
+        remark = f"'yarn' of {model_type} is read as 'longrope', as transformers does"
+        tell(MeaningChanged, f"{where}.rope_type: {remark}")
         today = {"longrope" if name == "yarn" else name for name in today}
     elif today != set(names.values()):
         tell(MeaningChanged, f"{where}.type: 'su' is read as 'longrope'; transformers 5 does so for phi3 alone")
     if len(today) > 1:
         refuse(f"{where}.type", f"what rope_type says, {names['rope_type']!r}", names["type"])
-    return str(today.pop()) if today else "default"
+    return str(today.pop()) if today else "default", f" ({remark})" if remark else ""
 
 
 def read_scaling(
-    where: str, given: Mapping[str, Any], lengths: Lengths, model_type: str, *, nested: bool, alpha: bool, softmax: bool
+    layer: Layer, given: Mapping[str, Any], lengths: Lengths, model_type: str, *, alpha: bool, softmax: bool
 ) -> Scaling | None:
     """The rule; None where there is none. `given` has no key of value None."""
-    kind = rope_type(where, given, model_type)
+    where = layer.where
+    kind, remark = rope_type(where, given, model_type)
     allowed = (*ALWAYS, *KEYS[kind])
     if kind == "longrope" and model_type == "phimoe":
         allowed = (*ALWAYS, *KEYS[kind][:3], "short_mscale", "long_mscale")
@@ -90,8 +98,9 @@ def read_scaling(
         if key in AXES:
             refuse(f"{where}.{key}", "one position axis (several axes are not supported yet)", given[key])
         if key not in allowed:
-            refuse(where, f"the keys {', '.join(allowed)} with rope_type {kind!r}", key)
-    reader = _Reader(where, given, lengths, model_type, nested)
+            _refuse_typeless(layer, given, key)
+            refuse(where, f"the keys {', '.join(allowed)} with rope_type {kind!r}{remark}", key)
+    reader = _Reader(layer, given, lengths, model_type, remark)
     if kind == "dynamic" and given.get("alpha"):
         return reader.alpha()
     for key in DEAD_BESIDE_ALPHA:
@@ -109,37 +118,42 @@ def read_scaling(
     return rules[kind]()
 
 
+def _refuse_typeless(layer: Layer, given: Mapping[str, Any], key: str) -> None:
+    """A key of some rule, where nothing says which rule."""
+    rules = {"alpha", *(name for names in KEYS.values() for name in names)}
+    if key in rules and not any(given.get(name) is not None for name in ("rope_type", "type")):
+        raise SpecError(f"{layer.where}.rope_type: expected it beside {key!r}, received {layer.missing('rope_type')}")
+
+
 class _Reader(NamedTuple):
-    where: str
+    layer: Layer
     given: Mapping[str, Any]
     lengths: Lengths
     model_type: str
-    nested: bool
+    remark: str
 
     def named(self, key: str) -> str:
-        return f"{self.where}.{key}"
+        return self.layer.named(key)
 
     def need(self, key: str, expected: str) -> Any:
         if key not in self.given:
-            raise SpecError(f"{self.named(key)}: expected {expected}, received no such key")
+            received = self.layer.missing(key)
+            raise SpecError(f"{self.named(key)}: expected {expected}{self.remark}, received {received}")
         return self.given[key]
 
     def factor(self, default: float | None = None) -> float:
         if default is not None and "factor" not in self.given:
             return default
-        value = self.need("factor", "a number >= 1")
-        factor = checks.number(self.named("factor"), value)
-        if factor < 1:
-            refuse(self.named("factor"), "a number >= 1", value)
-        return factor
+        value = self.need("factor", "a finite number >= 1")
+        return self.built(Linear, {"factor": "factor"}, {"factor": value}).factor
 
     def number(self, key: str) -> float:
         return checks.number(self.named(key), self.need(key, "a finite number > 0"))
 
     def longest(self, why: str) -> int:
-        where = f"{self.where.split('.', maxsplit=1)[0]}.max_position_embeddings"
+        where = f"{self.lengths.where}.max_position_embeddings"
         if self.lengths.longest is None:
-            raise SpecError(f"{where}: expected an integer >= 1 {why}, received no such key")
+            raise SpecError(f"{where}: expected an integer >= 1 {why}, received no such key{self.lengths.remedy}")
         return checks.integer(where, self.lengths.longest, minimum=1, limit=LIMIT)
 
     def original(self) -> int:
@@ -149,9 +163,9 @@ class _Reader(NamedTuple):
         if own is not None:
             own = checks.integer(self.named(key), own, minimum=1, limit=LIMIT)
         if outer is not None:
-            above = f"{self.where.split('.', maxsplit=1)[0]}.{key}"
+            above = f"{self.lengths.where}.{key}"
             outer = checks.integer(above, outer, minimum=1, limit=LIMIT)
-            if self.nested and own != outer:
+            if self.layer.nested and own != outer:
                 refuse(above, f"it within each layer type, which is what transformers reads ({own})", outer)
             if own is not None and own != outer:
                 tell(
@@ -159,8 +173,18 @@ class _Reader(NamedTuple):
                     f"{above}: {outer} is taken, and not {own} of the rope parameters, as transformers does",
                 )
             return outer
+        default = ORIGINAL_LENGTH.get(self.model_type)
         if own is not None:
+            if default not in (None, own):
+                tell(MeaningChanged, f"{self.named(key)}: {own} is taken, as it is said; transformers takes {default}")
             return own
+        if default is not None:
+            tell(
+                DefaultAssumed,
+                f"{self.lengths.where}.{key}: absent; the default of transformers for {self.model_type} is taken, "
+                f"{default}",
+            )
+            return default
         length = self.longest(f"where {key} is absent")
         tell(DefaultAssumed, f"{self.named(key)}: absent; max_position_embeddings is taken, {length}")
         return length
@@ -204,7 +228,7 @@ class _Reader(NamedTuple):
             if key in given and not given[key] and not isinstance(given[key], str | Sequence | Mapping | bool):
                 tell(MeaningChanged, f"{self.named(key)}: 0 is read as {default:g}, as transformers does")
                 values[key] = default
-        if "truncate" in given and not given["truncate"] and self.nested:
+        if "truncate" in given and not given["truncate"] and self.layer.nested:
             tell(
                 MeaningChanged,
                 f"{self.named('truncate')}: read as it is said; transformers 5.23 does not read it in a layer type",
@@ -259,8 +283,8 @@ class _Reader(NamedTuple):
             values |= {key: self.number(key) for key in ("short_mscale", "long_mscale")}
             tell(
                 MeaningChanged,
-                f"{self.where}: long_factor is taken beyond the original length, as LongRoPE has it; transformers 5.23 "
-                "keeps short_factor there",
+                f"{self.layer.where}: long_factor is taken beyond the original length, as LongRoPE has it; "
+                "transformers 5.23 keeps short_factor there",
             )
         elif "attention_factor" in given:
             values["attention_factor"] = given["attention_factor"]

@@ -98,7 +98,9 @@ def projection(tensor: Tensor, attention: Callable[[int], Attention], names: Col
         key, _, kind = found.leaf.partition(".")
         values = f"{tensor.name.removesuffix(found.leaf)}{KEYS.get(key)}.weight"
         if kind == "weight" and key in KEYS and values not in names:
-            raise NotUnderstood(f"expected {values} beside it, since keys that are values too must stay as they are")
+            raise NotUnderstood(
+                f"expected {values!r:.200} beside it, since keys that are values too must stay as they are"
+            )
     return result
 
 
@@ -135,7 +137,7 @@ def _norm(plan: RotationPlan, heads: Sequence[bool], kind: str, tensor: Tensor) 
             return Projection(plan, (True,))
         if tensor.shape in ((whole,), (len(heads), plan.head_dim)) and not kind.startswith("norms"):
             return Projection(plan, heads)
-    raise NotUnderstood(f"expected {plan.head_dim} or {whole} channels, received {kind} of {list(tensor.shape)}")
+    raise NotUnderstood(f"expected {plan.head_dim} or {whole} channels, received {kind!r:.200} of {list(tensor.shape)}")
 
 
 def _check_shape(tensor: Tensor, found: Projection, leaf: str) -> None:
@@ -147,5 +149,5 @@ def _check_shape(tensor: Tensor, found: Projection, leaf: str) -> None:
     if len(tensor.shape) not in ranks or tensor.shape[0] != rows or (tensor.end - tensor.begin) % rows:
         raise NotUnderstood(
             f"expected a weight or bias of {len(found.turned)} heads of {found.plan.head_dim} rows, {rows} in all, "
-            f"received {kind or name} of {list(tensor.shape)}"
+            f"received {kind or name!r:.200} of {list(tensor.shape)}"
         )

@@ -1,4 +1,8 @@
-"""The header of a safetensors file, read strictly: what it says of offsets and sizes is not taken on trust."""
+"""The header of a safetensors file, read strictly: what it says of offsets and sizes is not taken on trust.
+
+The safetensors library does not serve here: its writers take whole tensors, all of a file at once, and so cannot stream
+to a file; and it puts names and metadata into an order of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,12 @@ import json
 import math
 import os
 import struct
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-GREATEST_HEADER = 100_000_000  # bytes; the limit of the reference implementation
+from posenc.interop import json_text
+
 METADATA = "__metadata__"
 BITS = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
@@ -63,10 +67,10 @@ def read_header(path: Path) -> Header:
         size = os.fstat(file.fileno()).st_size
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= GREATEST_HEADER or 8 + length > size:
+        if not 2 <= length <= json_text.GREATEST or 8 + length > size:
             raise CheckpointError(
                 f"{path}: expected a safetensors file, whose first 8 bytes are the length of its header, at most "
-                f"{GREATEST_HEADER}, received a file of {size} bytes that begins with {start!r}"
+                f"{json_text.GREATEST}, received a file of {size} bytes that begins with {start!r}"
             )
         text = file.read(length)
     entries = _parse(path, text)
@@ -77,7 +81,7 @@ def read_header(path: Path) -> Header:
         if tensor.begin != expected:
             what = "overlap" if tensor.begin < expected else "leave a gap"
             raise CheckpointError(
-                f"{path}: {tensor.name}: expected its bytes to begin at {expected}, where the one before ends, "
+                f"{path}: {tensor.name!r:.200}: expected its bytes to begin at {expected}, where the one before ends, "
                 f"received {tensor.begin}: they {what}"
             )
         expected = tensor.end
@@ -89,29 +93,25 @@ def read_header(path: Path) -> Header:
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
-            raise CheckpointError(f"{path}: expected every name once in the header, received {twice!r} twice")
-        return found
-
     try:
-        entries = json.loads(text.decode(), object_pairs_hook=once)
-    except CheckpointError:
-        raise
-    except (ValueError, RecursionError) as error:  # a UnicodeDecodeError is a ValueError
-        raise CheckpointError(f"{path}: expected a header of JSON in UTF-8, received something else: {error}") from None
+        entries = json_text.parse(text)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected a header of JSON in UTF-8, received {error}") from None
     if not isinstance(entries, dict) or not text.startswith(b"{"):
         raise CheckpointError(f"{path}: expected a header that is a JSON object, received {type(entries).__name__}")
     metadata = entries.get(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(f"{path}: {METADATA}: expected an object of strings, received something else")
+    for word in (*entries, *metadata, *metadata.values()):
+        try:
+            word.encode()
+        except UnicodeEncodeError:  # JSON can say half of a pair of surrogates
+            raise CheckpointError(f"{path}: expected names and metadata in Unicode, received {word!r:.200}") from None
     return entries
 
 
 def _tensor(path: Path, name: str, entry: object) -> Tensor:
-    where = f"{path}: {name}"
+    where = f"{path}: {name!r:.200}"
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"{where}: expected an object of dtype, shape and data_offsets, received something else")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]

@@ -17,7 +17,7 @@ from posenc.spec import checks
 from posenc.spec.plan import FRACTION_BITS, PhasePlan
 
 _POSITIONS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
-_FLOATS = frozenset(jnp.dtype(name) for name in checks.OUTPUT_DTYPES)
+_NAMES = {jnp.dtype(name): name for name in checks.OUTPUT_DTYPES}
 
 HostArray = np.ndarray[Any, Any]
 Array = jax.Array | HostArray
@@ -51,10 +51,7 @@ def read_positions(where: str, given: object) -> range | Array:
         if not on_host(given):
             return given if jnp.issubdtype(given.dtype, np.floating) else lax.convert_element_type(given, np.int32)
         if not given.is_fully_addressable:
-            raise ValueError(
-                f"{where}.positions: expected an array that this process can read, received one with shards on other "
-                "processes: call it inside jax.jit"
-            )
+            raise checks.position_shards_error(where)
         given = jax.device_get(given)
     return _checked(where, np.asarray(given))
 
@@ -85,7 +82,7 @@ def read_x(where: str, given: object, dim: int) -> Array:
     if not isinstance(given, jax.Array | np.ndarray):
         raise checks.x_dtype_error(where, type(given).__name__)
     array = _native(given)
-    if array.dtype not in _FLOATS:
+    if array.dtype not in _NAMES:
         raise checks.x_dtype_error(where, array.dtype.name)
     if array.ndim == 0 or array.shape[-1] != dim:
         raise checks.x_shape_error(where, dim, array.shape)
@@ -94,16 +91,17 @@ def read_x(where: str, given: object, dim: int) -> Array:
 
 def read_table(where: str, given: object, pairs: int) -> tuple[Array, Array]:
     """Two arrays of one shape `(*P, pairs)` and one float dtype."""
-    parts = given if isinstance(given, tuple | list) else (given,)
-    if len(parts) != 2 or not all(isinstance(part, jax.Array | np.ndarray) for part in parts):
-        received = " and ".join(type(part).__name__ for part in parts) or "nothing"
-        raise checks.table_form_error(where, pairs, received)
-    cos, sin = _native(parts[0]), _native(parts[1])
-    if cos.dtype != sin.dtype or cos.dtype not in _FLOATS:
-        raise checks.table_form_error(where, pairs, f"{cos.dtype.name} and {sin.dtype.name}")
-    if cos.shape != sin.shape or cos.ndim == 0 or cos.shape[-1] != pairs:
-        raise checks.table_form_error(where, pairs, f"{cos.shape} and {sin.shape}")
+    parts = checks.table_parts(where, pairs, given)
+    if not all(isinstance(part, jax.Array | np.ndarray) for part in parts):
+        raise checks.table_kind_error(where, pairs, *parts)
+    cos, sin = (_native(part) for part in parts)
+    checks.check_table(where, pairs, (_name(cos.dtype), _name(sin.dtype)), (cos.shape, sin.shape))
     return cos, sin
+
+
+def _name(dtype: np.dtype[Any]) -> str:
+    """Asking NumPy for it takes longer than all else that is asked of a table."""
+    return _NAMES.get(dtype) or dtype.name
 
 
 def _native(given: Array) -> Array:

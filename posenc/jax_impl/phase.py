@@ -44,7 +44,7 @@ def encode(spec: PhaseSpec, positions: Positions, *, dtype: DTypeLike = jnp.floa
 
 
 class Table(NamedTuple):
-    """Cosines and sines of every pair, each `(*P, pairs)`, times the magnitude of the specification."""
+    """Cosines and sines of a rotation, each `(*P, pairs)`, times the magnitude of its specification."""
 
     cos: jax.Array
     sin: jax.Array

@@ -26,7 +26,7 @@ Product = Callable[[jax.Array, jax.Array], jax.Array]
 def rotate(
     spec: RotarySpec, x: ArrayLike, table: Table | tuple[ArrayLike, ArrayLike], *, head_axis: int | None
 ) -> jax.Array:
-    """`x` with its rotary channels turned by a table `(*P, pairs)`: `x.shape`, `x.dtype`.
+    """Queries or keys turned by a table, with one rounding, in a new array: `x.shape`, `x.dtype`.
 
     The same bits in a trace and outside, compiled or not, and whatever the split. On a CPU XLA takes subnormal numbers,
     but for float16, for zero; channels that are not rotary keep every bit.

@@ -16,7 +16,7 @@ DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
 }
-_KNOWN = frozenset(DTYPES.values())
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class Positions(NamedTuple):
@@ -70,32 +70,26 @@ def read_x(where: str, x: object, dim: int) -> NDArray[Any]:
     if not hasattr(x, "__array__"):
         raise checks.x_dtype_error(where, type(x).__name__)
     array = np.asarray(x)
-    if not _known(array.dtype):
-        raise checks.x_dtype_error(where, array.dtype.name)
+    name = _name(array.dtype)
+    if name not in DTYPES:
+        raise checks.x_dtype_error(where, name)
     if array.ndim == 0 or array.shape[-1] != dim:
         raise checks.x_shape_error(where, dim, array.shape)
     return array
 
 
-def read_table(where: str, table: object, pairs: int, lead: tuple[int, ...]) -> list[NDArray[Any]]:
+def read_table(where: str, table: object, pairs: int, lead: tuple[int, ...]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Cosines and sines, `(*P, pairs)` each, for an `x` of axes `lead` besides heads and channels."""
-    if not isinstance(table, tuple | list):
-        raise checks.table_form_error(where, pairs, type(table).__name__)
-    if len(table) != 2:
-        raise checks.table_form_error(where, pairs, f"a {type(table).__name__} of {len(table)}")
-    if not all(hasattr(part, "__array__") for part in table):
-        raise checks.table_form_error(where, pairs, " and ".join(type(part).__name__ for part in table))
-    parts = [np.asarray(part) for part in table]
-    if parts[0].dtype != parts[1].dtype or not _known(parts[0].dtype):
-        raise checks.table_form_error(where, pairs, " and ".join(part.dtype.name for part in parts))
-    shapes = [part.shape for part in parts]
-    if shapes[0] != shapes[1] or not shapes[0] or shapes[0][-1] != pairs:
-        raise checks.table_form_error(where, pairs, " and ".join(map(str, shapes)))
-    if not checks.table_fits(shapes[0][:-1], lead):
-        raise checks.table_shape_error(where, lead, shapes[0][:-1])
-    return parts
+    parts = checks.table_parts(where, pairs, table)
+    if not all(hasattr(part, "__array__") for part in parts):
+        raise checks.table_kind_error(where, pairs, *parts)
+    cos, sin = (np.asarray(part) for part in parts)
+    checks.check_table(where, pairs, (_name(cos.dtype), _name(sin.dtype)), (cos.shape, sin.shape))
+    if not checks.table_fits(cos.shape[:-1], lead):
+        raise checks.table_shape_error(where, lead, cos.shape[:-1])
+    return cos, sin
 
 
-def _known(dtype: np.dtype[Any]) -> bool:
-    """Whether it is one of the four, in either byte order; asking NumPy for a name takes longer than a sum."""
-    return dtype in _KNOWN or dtype.name in DTYPES
+def _name(dtype: np.dtype[Any]) -> str:
+    """Of the four, in either byte order, and of any other; asking NumPy for a name takes longer than a sum."""
+    return _NAMES.get(dtype) or dtype.name

@@ -25,7 +25,7 @@ TILE = 2**15
 def rotate(
     spec: RotarySpec, x: ArrayLike, table: Table | tuple[ArrayLike, ArrayLike], *, head_axis: int | None
 ) -> NDArray[Any]:
-    """`x` turned by `table`, one rounding to `x.dtype`, in a new array of the same shape."""
+    """Queries or keys turned by a table, with one rounding, in a new array: `x.shape`, `x.dtype`."""
     plan = rotation_plan("rotate", spec)
     array = read_x("rotate", x, plan.head_dim)
     axis = checks.head_axis("rotate", head_axis, array.ndim)

@@ -11,7 +11,7 @@ import operator
 import reprlib
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 OUTPUT_DTYPES = ("float64", "float32", "bfloat16", "float16")
 POSITION_LIMIT = 2**31
@@ -119,11 +119,14 @@ def real(value: object) -> float:
     return float(value)
 
 
-def choice(where: str, value: object, options: Sequence[str | None]) -> None:
-    if not any(value is option or (isinstance(value, str) and value == option) for option in options):
-        *others, last = (repr(option) for option in options)
-        names = f"{', '.join(others)} or {last}" if others else last
-        raise SpecError(f"{where}: expected {names}, received {shown(value)}")
+def choice(where: str, value: object, options: Sequence[str | None]) -> str | None:
+    """The option that equals `value`, as a plain string also where that is a member of an enumeration of strings."""
+    for option in options:
+        if value is option or (isinstance(value, str) and value == option):
+            return option
+    *others, last = (repr(option) for option in options)
+    names = f"{', '.join(others)} or {last}" if others else last
+    raise SpecError(f"{where}: expected {names}, received {shown(value)}")
 
 
 def framework(column: str, module: str, name: str, extra: str) -> None:
@@ -146,6 +149,13 @@ def position_value_error(where: str, received: float) -> ValueError:
     return ValueError(f"{where}.positions: expected finite numbers of magnitude below 2^31, received {shown(received)}")
 
 
+def position_shards_error(where: str) -> ValueError:
+    return ValueError(
+        f"{where}.positions: expected an array that this process can read, received one with shards on other "
+        "processes: call it inside jax.jit"
+    )
+
+
 def output_dtype_error(where: str, received: object) -> ValueError:
     return ValueError(f"{where}.dtype: expected float64, float32, bfloat16 or float16, received {received}")
 
@@ -166,8 +176,10 @@ def x_dtype_error(where: str, received: str) -> ValueError:
     return ValueError(f"{where}.x: expected float64, float32, bfloat16 or float16, received {received}")
 
 
-def x_shape_error(where: str, dim: int, shape: Sequence[int | None]) -> ValueError:
-    return ValueError(f"{where}.x: expected shape (..., {dim}), received {_shape(shape)}")
+def x_shape_error(where: str, dim: int, shape: Sequence[int | None] | None) -> ValueError:
+    """`shape`: None where not even the number of axes is known."""
+    received = "one of an unknown number of axes" if shape is None else _shape(shape)
+    return ValueError(f"{where}.x: expected shape (..., {dim}), received {received}")
 
 
 def x_rank_error(where: str, dim: int, shape: Sequence[int | None]) -> ValueError:
@@ -202,8 +214,47 @@ def head_axis(where: str, value: object, rank: int) -> int | None:
     return axis
 
 
-def table_form_error(where: str, pairs: int, received: str) -> ValueError:
-    """`received`: what came instead, such as the two shapes or the two dtypes."""
+def layer_head_axis(where: str, value: object) -> int | None:
+    """What a layer is built with, before there is an x whose axes could be counted."""
+    try:
+        return None if value is None else integer(where, value)
+    except SpecError:
+        raise ValueError(f"{where}.head_axis: expected None or an integer, received {shown(value)}") from None
+
+
+def table_parts(where: str, pairs: int, table: object) -> tuple[Any, Any]:
+    """Cosines and sines of a Table or of another pair, whatever they are."""
+    if not isinstance(table, tuple | list):
+        raise _table_form_error(where, pairs, type(table).__name__)
+    if len(table) != 2:
+        raise _table_form_error(where, pairs, f"{type(table).__name__} of {len(table)}")
+    return table[0], table[1]
+
+
+def table_kind_error(where: str, pairs: int, cos: object, sin: object) -> ValueError:
+    """What a framework says of two parts that are not both arrays of its own."""
+    return _table_form_error(where, pairs, f"{type(cos).__name__} and {type(sin).__name__}")
+
+
+def check_table(
+    where: str, pairs: int, dtypes: tuple[str, str], shapes: tuple[Sequence[int | None] | None, ...]
+) -> None:
+    """Two arrays of one float dtype and one shape `(*P, pairs)`; a size of None is not known yet, and may be any."""
+    if dtypes[0] != dtypes[1] or dtypes[0] not in OUTPUT_DTYPES:
+        raise _table_form_error(where, pairs, f"{dtypes[0]} and {dtypes[1]}")
+    cos, sin = shapes
+    if cos is None or sin is None:
+        raise _table_form_error(where, pairs, "shapes of an unknown number of axes")
+    alike = len(cos) == len(sin) > 0 and (cos == sin or all(_may_equal(a, b) for a, b in zip(cos, sin, strict=True)))
+    if not (alike and _may_equal(cos[-1], pairs) and _may_equal(sin[-1], pairs)):
+        raise _table_form_error(where, pairs, f"shapes {_shape(cos)} and {_shape(sin)}")
+
+
+def _may_equal(a: int | None, b: int | None) -> bool:
+    return a is None or b is None or a == b
+
+
+def _table_form_error(where: str, pairs: int, received: str) -> ValueError:
     return ValueError(
         f"{where}.table: expected Table(cos, sin), two arrays of one float dtype and one shape (*P, {pairs}), "
         f"received {received}"

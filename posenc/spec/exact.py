@@ -50,7 +50,7 @@ def round_to(value: Fraction, dtype: str) -> float:
     unit = max(exponent - precision + 1, least)
     units = round(magnitude / _power_of_two(unit))  # Python rounds a Fraction to even
     if units.bit_length() + unit > overflow:
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf  # as a float `value` may not exist
     return math.copysign(math.ldexp(units, unit), value)
 
 

@@ -81,7 +81,7 @@ class Rope:
             shown = checks.shown(self.head_dim)
             raise checks.SpecError(f"Rope.head_dim: expected an integer <= {GREATEST_HEAD_DIM}, received {shown}")
         settle("base", checks.number("Rope.base", self.base))
-        checks.choice("Rope.layout", self.layout, ("half", "interleaved", "interleaved_to_half"))
+        settle("layout", checks.choice("Rope.layout", self.layout, ("half", "interleaved", "interleaved_to_half")))
         if self.rotary_dim is None and self.head_dim % 2:
             raise checks.SpecError(f"Rope.head_dim: expected an even integer >= 2, received {self.head_dim}")
         width = self.head_dim if self.rotary_dim is None else self.rotary_dim
@@ -91,10 +91,10 @@ class Rope:
                 f"Rope.rotary_dim: expected an even integer from 2 to head_dim = {self.head_dim}, "
                 f"received {self.rotary_dim}"
             )
-        checks.choice("Rope.rotary_channels", self.rotary_channels, ("first", "last"))
+        settle("rotary_channels", checks.choice("Rope.rotary_channels", self.rotary_channels, ("first", "last")))
         if self._width == self.head_dim:
             settle("rotary_channels", "first")  # the same channels, and so an equal specification
-        checks.choice("Rope.direction", self.direction, ("positive", "negative"))
+        settle("direction", checks.choice("Rope.direction", self.direction, ("positive", "negative")))
         checks.boolean("Rope.apply_magnitude", self.apply_magnitude)
         if self.scaling is not None and not isinstance(self.scaling, tuple(SCALINGS.values())):
             names = ", ".join(SCALINGS)
@@ -102,7 +102,7 @@ class Rope:
                 f"Rope.scaling: expected None or one of {names}, received {checks.shown(self.scaling)}"
             )
         if self.length is not None:
-            length = checks.integer("Rope.length", self.length, minimum=1)
+            length = checks.integer("Rope.length", self.length, minimum=1, limit=checks.POSITION_LIMIT)
             least = self.scaling.least_length(length) if self.scaling is not None else None
             if least is None:
                 raise checks.SpecError(
@@ -180,7 +180,7 @@ class Rope:
         own, some milliseconds to make, and a compiled function a graph: step by step, take the length at which
         generation will end.
         """
-        length = checks.integer("Rope.at_length.length", length, minimum=1)
+        length = checks.integer("Rope.at_length.length", length, minimum=1, limit=checks.POSITION_LIMIT)
         needs = self.scaling is not None and self.scaling.needs_length
         return dataclasses.replace(self, length=length) if needs else self
 

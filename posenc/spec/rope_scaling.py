@@ -52,11 +52,21 @@ class _Scaling:
         for name in names:
             self._settle(**{name: checks.number(self._where(name), getattr(self, name))})
 
+    def _length(self, name: str) -> None:
+        limit = checks.POSITION_LIMIT
+        self._settle(**{name: checks.integer(self._where(name), getattr(self, name), minimum=1, limit=limit)})
+
     def _factor(self) -> None:
         """An extension is at least 1; a smaller one would shrink the context."""
-        factor = checks.number(self._where("factor"), self.factor)  # type: ignore[attr-defined]  # its rules have one
+        given = self.factor  # type: ignore[attr-defined]  # its rules have one
+        try:
+            factor = checks.number(self._where("factor"), given)
+        except checks.SpecError:
+            factor = 0.0
         if factor < 1:
-            raise checks.SpecError(f"{self._where('factor')}: expected a number >= 1, received {checks.shown(factor)}")
+            raise checks.SpecError(
+                f"{self._where('factor')}: expected a finite number >= 1, received {checks.shown(given)}"
+            )
         self._settle(factor=factor)
 
     def check(self, origin: Unscaled) -> None:
@@ -140,7 +150,7 @@ class DynamicNtk(_Scaling):
 
     def __post_init__(self) -> None:
         self._factor()
-        self._settle(original_length=checks.integer(self._where("original_length"), self.original_length, minimum=1))
+        self._length("original_length")
 
     def check(self, origin: Unscaled) -> None:
         _refuse_a_single_pair("DynamicNtk", origin)
@@ -202,7 +212,7 @@ class Yarn(_Scaling):
 
     def __post_init__(self) -> None:
         self._factor()
-        self._settle(original_length=checks.integer(self._where("original_length"), self.original_length, minimum=1))
+        self._length("original_length")
         self._numbers("beta_fast", "beta_slow")
         if self.beta_fast < self.beta_slow:
             raise checks.SpecError(
@@ -215,7 +225,8 @@ class Yarn(_Scaling):
                 self._settle(**{name: checks.non_negative(self._where(name), getattr(self, name))})
         if self.attention_factor is not None:
             self._settle(attention_factor=_magnitude(self._where("attention_factor"), self.attention_factor))
-        checks.choice(self._where("magnitude_rule"), self.magnitude_rule, ("transformers", "deepseek", "product", None))
+        rules = ("transformers", "deepseek", "product", None)
+        self._settle(magnitude_rule=checks.choice(self._where("magnitude_rule"), self.magnitude_rule, rules))
         self._check_magnitude_rule()
 
     def _check_magnitude_rule(self) -> None:
@@ -292,7 +303,7 @@ class YarnPaper(_Scaling):
 
     def __post_init__(self) -> None:
         self._factor()
-        self._settle(original_length=checks.integer(self._where("original_length"), self.original_length, minimum=1))
+        self._length("original_length")
         self._numbers("alpha", "beta")
         if self.alpha >= self.beta:
             raise checks.SpecError(
@@ -329,7 +340,7 @@ class Llama3(_Scaling):
 
     def __post_init__(self) -> None:
         self._factor()
-        self._settle(original_length=checks.integer(self._where("original_length"), self.original_length, minimum=1))
+        self._length("original_length")
         self._numbers("low_freq_factor", "high_freq_factor")
         if self.low_freq_factor >= self.high_freq_factor:
             raise checks.SpecError(
@@ -382,16 +393,16 @@ class LongRope(_Scaling):
     def __post_init__(self) -> None:
         for name in ("short_factors", "long_factors"):
             self._settle(**{name: checks.numbers(self._where(name), getattr(self, name))})
-        self._settle(original_length=checks.integer(self._where("original_length"), self.original_length, minimum=1))
+        self._length("original_length")
         if self.factor is not None:
             self._numbers("factor")
         if self.extended_length is not None:
-            name = self._where("extended_length")
-            self._settle(extended_length=checks.integer(name, self.extended_length, minimum=1))
+            self._length("extended_length")
         for name in ("attention_factor", "short_mscale", "long_mscale"):
             if getattr(self, name) is not None:
                 self._settle(**{name: _magnitude(self._where(name), getattr(self, name))})
-        checks.choice(self._where("magnitude_rule"), self.magnitude_rule, ("longrope", "yarn"))
+        rules = ("longrope", "yarn")
+        self._settle(magnitude_rule=checks.choice(self._where("magnitude_rule"), self.magnitude_rule, rules))
         if (self.short_mscale is None) != (self.long_mscale is None):
             raise checks.SpecError(
                 "LongRope.short_mscale: expected short_mscale and long_mscale together, "

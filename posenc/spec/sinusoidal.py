@@ -82,9 +82,10 @@ class Sinusoidal:
         if self.dim > GREATEST_DIM:
             shown = checks.shown(self.dim)
             raise checks.SpecError(f"Sinusoidal.dim: expected an integer <= {GREATEST_DIM}, received {shown}")
-        checks.choice("Sinusoidal.layout", self.layout, ("interleaved", "sin_cos", "cos_sin"))
-        checks.choice("Sinusoidal.timescale_rule", self.timescale_rule, ("geometric", "tensor2tensor"))
-        checks.choice("Sinusoidal.pad", self.pad, ("zero", None))
+        settle("layout", checks.choice("Sinusoidal.layout", self.layout, ("interleaved", "sin_cos", "cos_sin")))
+        rules = ("geometric", "tensor2tensor")
+        settle("timescale_rule", checks.choice("Sinusoidal.timescale_rule", self.timescale_rule, rules))
+        settle("pad", checks.choice("Sinusoidal.pad", self.pad, ("zero", None)))
         if self.dim % 2 and self.pad is None:
             raise checks.SpecError(
                 f"Sinusoidal.dim: expected an even integer (or Sinusoidal(..., pad='zero')), received {self.dim}"

@@ -9,14 +9,14 @@ from posenc.spec.checks import framework
 framework("posenc.tf_impl.layers", "keras", "Keras", "tf")
 
 import keras  # noqa: E402 - the sentence about a missing framework comes first
-import tensorflow as tf  # noqa: E402
+import tensorflow as tf  # noqa: E402 - as above
 
-from posenc.spec import checks  # noqa: E402
-from posenc.spec.plan import PhaseSpec, RotarySpec, encoding_plan, rotation_plan, table_plan  # noqa: E402
-from posenc.spec.serialise import from_json, to_json  # noqa: E402
-from posenc.tf_impl.inputs import Shape, Tensor  # noqa: E402
-from posenc.tf_impl.phase import add, table  # noqa: E402
-from posenc.tf_impl.rotation import check_fit, rotate  # noqa: E402
+from posenc.spec import checks  # noqa: E402 - as above
+from posenc.spec.plan import PhaseSpec, RotarySpec, encoding_plan, rotation_plan, table_plan  # noqa: E402 - as above
+from posenc.spec.serialise import from_json, to_json  # noqa: E402 - as above
+from posenc.tf_impl.inputs import Shape, Tensor  # noqa: E402 - as above
+from posenc.tf_impl.phase import add, table  # noqa: E402 - as above
+from posenc.tf_impl.rotation import check_fit, rotate  # noqa: E402 - as above
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -50,12 +50,12 @@ class SinusoidalEncoding(keras.layers.Layer):  # type: ignore[misc]  # Keras shi
     def call(self, x: Tensor, positions: Any = None) -> Tensor:
         return add(self.spec, _computed(self, x), positions)
 
-    def compute_output_shape(self, x_shape: Shape, positions_shape: Shape | None = None) -> Shape:  # noqa: ARG002
+    def compute_output_shape(self, x_shape: Shape, positions_shape: Shape | None = None) -> Shape:  # noqa: ARG002 - the arguments of `call`
         if not x_shape or x_shape[-1] not in (self.dim, None):
             raise checks.x_shape_error("add", self.dim, x_shape)
         return (*x_shape[:-1], self.dim)
 
-    def compute_output_spec(self, x: Any, positions: Any = None) -> Any:  # noqa: ARG002
+    def compute_output_spec(self, x: Any, positions: Any = None) -> Any:  # noqa: ARG002 - the arguments of `call`
         return keras.KerasTensor(self.compute_output_shape(x.shape), dtype=self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class RotaryEmbedding(keras.layers.Layer):  # type: ignore[misc]  # Keras ships 
 
     def __init__(self, spec: RotarySpec, *, head_axis: int | None, **options: Any) -> None:
         table_plan("RotaryEmbedding", spec)  # refuses what has no table
-        self.spec, self.head_axis = spec, head_axis
+        self.spec, self.head_axis = spec, checks.layer_head_axis("RotaryEmbedding", head_axis)
         # Keras would cast float positions to the compute dtype along with q and k
         super().__init__(autocast=False, **options)
         self.supports_masking = True

@@ -18,7 +18,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Table(NamedTuple):
-    """Cosines and sines of a rotation, times its magnitude, each `(*P, pairs)`."""
+    """Cosines and sines of a rotation, each `(*P, pairs)`, times the magnitude of its specification."""
 
     cos: Tensor
     sin: Tensor

@@ -19,14 +19,15 @@ from posenc.tf_impl.phase import as_written
 
 @as_written
 def rotate(spec: RotarySpec, x: Any, table: Any, *, head_axis: int | None) -> Tensor:
-    """`x` turned by `table`, with one rounding to `x.dtype`; differentiable in `x` and in the table.
+    """Queries or keys turned by a table, with one rounding, in a new array: `x.shape`, `x.dtype`.
 
     Subnormal numbers are taken for zero, as everywhere in TensorFlow; channels that stay are copied as they are.
+    Differentiable in x and in the table.
     """
     plan = rotation_plan("rotate", spec)
     x = inputs.read_x("rotate", x, plan.head_dim)
     if x.shape.rank is None:
-        raise ValueError(f"rotate.x: expected shape (..., {plan.head_dim}), received one of an unknown number of axes")
+        raise checks.x_shape_error("rotate", plan.head_dim, None)
     heads = checks.head_axis("rotate", head_axis, x.shape.rank)
     cos, sin = _read_table(plan, table)
     check_fit(tuple(x.shape), heads, tuple(cos.shape[:-1]))
@@ -52,20 +53,16 @@ def check_fit(x: Shape, heads: int | None, positions: Shape) -> None:
 def _read_table(plan: RotationPlan, table: Any) -> tuple[Tensor, Tensor]:
     """Cosines and sines of one dtype and one shape `(*P, pairs)`."""
 
-    def refusal(received: str) -> ValueError:
-        return checks.table_form_error("rotate", plan.pairs, received)
-
-    if not isinstance(table, tuple | list) or len(table) != 2:
-        raise refusal(checks.shown(table) if isinstance(table, tuple | list) else type(table).__name__)
+    parts = checks.table_parts("rotate", plan.pairs, table)
     try:
-        cos, sin = (tf.convert_to_tensor(part) for part in table if hasattr(part, "dtype"))
+        if not all(hasattr(part, "dtype") for part in parts):
+            raise TypeError
+        cos, sin = (tf.convert_to_tensor(part) for part in parts)
     except (TypeError, ValueError):
-        raise refusal(" and ".join(type(part).__name__ for part in table)) from None
-    if cos.dtype != sin.dtype or cos.dtype.name not in checks.OUTPUT_DTYPES:
-        raise refusal(f"{cos.dtype.name} and {sin.dtype.name}")
+        raise checks.table_kind_error("rotate", plan.pairs, *parts) from None
+    shapes = tuple(None if part.shape.rank is None else tuple(part.shape) for part in (cos, sin))
+    checks.check_table("rotate", plan.pairs, (cos.dtype.name, sin.dtype.name), shapes)
     shape = cos.shape
-    if not shape.rank or not shape.is_compatible_with(sin.shape) or shape[-1] not in (plan.pairs, None):
-        raise refusal(f"shapes {shape} and {sin.shape}")
     if not (shape.is_fully_defined() and sin.shape.is_fully_defined()):
         # together, because an axis of one of them that turns out to be 1 must not be spread
         both = tf.ensure_shape(tf.stack([cos, sin]), [2, *shape[:-1], plan.pairs])

@@ -61,16 +61,10 @@ def read_x(where: str, x: object, dim: int, positions: object) -> None:
 
 def read_table(where: str, table: object, pairs: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines: two tensors of one float dtype and one shape `(*P, pairs)`."""
-    if not isinstance(table, tuple | list) or len(table) != 2:
-        length = f" of {len(table)}" if isinstance(table, tuple | list) else ""
-        raise checks.table_form_error(where, pairs, f"{type(table).__name__}{length}")
-    cos, sin = table
+    cos, sin = checks.table_parts(where, pairs, table)
     if not isinstance(cos, Tensor) or not isinstance(sin, Tensor):
-        raise checks.table_form_error(where, pairs, f"{type(cos).__name__} and {type(sin).__name__}")
-    if cos.dtype != sin.dtype or cos.dtype not in _OUTPUT:
-        raise checks.table_form_error(where, pairs, f"{dtype_name(cos.dtype)} and {dtype_name(sin.dtype)}")
-    if cos.shape != sin.shape or cos.dim() == 0 or cos.shape[-1] != pairs:
-        raise checks.table_form_error(where, pairs, f"shapes {tuple(cos.shape)} and {tuple(sin.shape)}")
+        raise checks.table_kind_error(where, pairs, cos, sin)
+    checks.check_table(where, pairs, (dtype_name(cos.dtype), dtype_name(sin.dtype)), (cos.shape, sin.shape))
     return cos, sin
 
 
@@ -181,7 +175,7 @@ class _Unwrapped(torch.autograd.Function):
         return function(positions)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 - torch passes three
         ctx.mark_non_differentiable(output)
 
     @staticmethod

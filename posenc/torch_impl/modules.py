@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from posenc.spec import checks
-from posenc.spec.plan import PhaseSpec, RotarySpec, encoding_plan, rotation_plan
+from posenc.spec.plan import PhaseSpec, RotarySpec, encoding_plan, table_plan
 from posenc.torch_impl.inputs import traced
 from posenc.torch_impl.phase import Table, add, table
 from posenc.torch_impl.rotation import rotate
@@ -40,9 +40,9 @@ class RotaryEmbedding(torch.nn.Module):
 
     def __init__(self, spec: RotarySpec, *, head_axis: int | None) -> None:
         super().__init__()
-        rotation_plan("RotaryEmbedding", spec)
+        table_plan("RotaryEmbedding", spec)
         self.spec = spec
-        self.head_axis = None if head_axis is None else checks.integer("RotaryEmbedding.head_axis", head_axis)
+        self.head_axis = checks.layer_head_axis("RotaryEmbedding", head_axis)
 
     def forward(self, q: Tensor, k: Tensor, positions: Any) -> tuple[Tensor, Tensor]:
         wide = torch.float64 if torch.float64 in (q.dtype, k.dtype) else torch.float32

@@ -31,7 +31,7 @@ from posenc.torch_impl.words import (
 
 
 class Table(NamedTuple):
-    """Cosines and sines of a rotation, `(*P, pairs)` each, times its magnitude."""
+    """Cosines and sines of a rotation, each `(*P, pairs)`, times the magnitude of its specification."""
 
     cos: Tensor
     sin: Tensor
@@ -113,7 +113,7 @@ def add(spec: PhaseSpec, x: Tensor, positions: Any = None) -> Tensor:
 def _check_shape(x: Tensor, shape: Any) -> None:
     # an `in` that asks a tuple of symbols is answered wrongly by torch.compile (2.13)
     pairs = zip(reversed(shape), reversed(x.shape[:-1]), strict=False)
-    if len(shape) >= x.dim() or not all(a == 1 or a == b for a, b in pairs):  # noqa: PLR1714
+    if len(shape) >= x.dim() or not all(a == 1 or a == b for a, b in pairs):  # noqa: PLR1714 - as above
         raise checks.positions_shape_error("add", x.shape[:-1], shape)
 
 

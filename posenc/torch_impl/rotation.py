@@ -55,9 +55,9 @@ class _Read(NamedTuple):
 
 
 def rotate(spec: RotarySpec, x: Tensor, table: tuple[Tensor, Tensor], *, head_axis: int | None) -> Tensor:
-    """Queries or keys turned by the angles of a table: `x.shape` -> `x.shape`, on the device of x.
+    """Queries or keys turned by a table, with one rounding, in a new array: `x.shape`, `x.dtype`.
 
-    The table is taken to that device. Differentiable with respect to both.
+    On the device of x, to which the table is taken. Differentiable in x and in the table.
     """
     traced = torch.compiler.is_compiling()
     if traced:
@@ -106,7 +106,7 @@ def _gap(shape: Sequence[int], table_shape: Sequence[int], head: int | None) -> 
     lead = [size for axis, size in enumerate(shape[:-1]) if axis != head]
     own = table_shape[:-1]
     # an `in` that asks a tuple of symbols is answered wrongly by torch.compile (2.13)
-    fits = all(a == 1 or a == b for a, b in zip(reversed(own), reversed(lead), strict=False))  # noqa: PLR1714
+    fits = all(a == 1 or a == b for a, b in zip(reversed(own), reversed(lead), strict=False))  # noqa: PLR1714 - as above
     if len(own) not in (0, 1, len(lead)) or len(own) > len(lead) or not fits:
         raise checks.table_shape_error("rotate", lead, own)
     if head is None or all(size == 1 for size in own):
@@ -154,7 +154,7 @@ class _Rotation(torch.autograd.Function):
         return _turned(x, cos, sin, turn, head)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 - torch passes three
         _, cos, sin, ctx.turn, ctx.head = inputs
         ctx.save_for_backward(cos, sin)
 

@@ -111,8 +111,7 @@ def words(spec: PhaseSpec, kind: Kind, device: torch.device) -> Tensor:
         return torch.frombuffer(buffer, dtype=torch.int64).view(shape)
     if isinstance(torch.empty(0, device=CPU), FakeTensor):
         return torch.tensor(buffer.tolist(), dtype=torch.int64, device=device).view(shape)
-    found: Tensor = getattr(_held, _hold(spec, kind, str(device)))  # type: ignore[arg-type]
-    return found
+    return _on_device(spec, kind, str(device))  # type: ignore[arg-type]
 
 
 def trace_key(where: str, spec: PhaseSpec, *, rotary: bool | None = None) -> str:
@@ -160,7 +159,7 @@ def traced_words(key: str, kind: Kind, device: str) -> Tensor:
 
 
 class _Held:
-    """Tensors that outlive a call: those on accelerators, and those that compiled graphs read."""
+    """Tensors that compiled graphs read, and that live as long as the process does."""
 
 
 _held = _Held()
@@ -173,14 +172,22 @@ def _hold_by_key(key: str, kind: Kind, device: str) -> str:
 
 @cache
 def _hold(spec: PhaseSpec, kind: Kind, device: str) -> str:
-    """The name under which `_held` has the words, uploaded once, as plain tensors whatever mode is on."""
-    shape, buffer = _buffer(spec, kind)  # type: ignore[arg-type]
-    with temporarily_clear_interpreter_stack(), torch.inference_mode(False):
-        words_there = torch.tensor(buffer.tolist(), dtype=torch.int64, device=device).view(shape)
+    """The name under which `_held` has the words; the compiler limits how many graphs of a function there are."""
+    words_there = _uploaded(spec, kind, device)
     torch._dynamo.mark_static(words_there)
     name = f"words_{len(vars(_held))}"
     setattr(_held, name, words_there)
     return name
+
+
+def _uploaded(spec: PhaseSpec, kind: Kind, device: str) -> Tensor:
+    """The words as a plain tensor, whatever mode is on."""
+    shape, buffer = _buffer(spec, kind)  # type: ignore[arg-type]
+    with temporarily_clear_interpreter_stack(), torch.inference_mode(False):
+        return torch.tensor(buffer.tolist(), dtype=torch.int64, device=device).view(shape)
+
+
+_on_device = lru_cache(maxsize=64)(_uploaded)
 
 
 @lru_cache(maxsize=192)
