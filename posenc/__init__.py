@@ -30,8 +30,9 @@ The numerical contract, by its clauses:
   checked.
 - N3, rotation: products in float32 (float64 for float64), one rounding to the dtype of `x`: on the table given, an
   error of at most 2^-22 (2^-51 for float64) times the magnitude times max(|u|, |v|), plus half a unit of the output;
-  two columns or modes differ by at most twice that. The same bits however an array is split, within one column and one
-  mode. JAX and TensorFlow take subnormal float32, bfloat16 and float64 numbers in `x` for zero.
+  two columns or modes differ by at most twice that. The same bits, but for those of a NaN, however an array is split,
+  within one column and one mode; and in all columns outside a trace on a CPU, where numbers are not subnormal: JAX and
+  TensorFlow take subnormal float32, bfloat16 and float64 numbers in `x` for zero.
 - N4, no history: a result depends on the arguments alone.
 - N5, positions are explicit: none is inferred, but for the one convenience of `add`.
 - N6, decisions are exact: what a formula truncates, clamps or compares is decided in integers or exact arithmetic.

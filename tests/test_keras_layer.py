@@ -164,8 +164,8 @@ def test_tflite_folds_the_table_of_a_static_length():
 
 
 SENTENCE = (
-    "posenc.tf_impl.layers: expected Keras on the TensorFlow backend, received the backend {!r}: call "
-    "posenc.jax_impl.add or posenc.torch_impl.add in a layer of your own"
+    "posenc.tf_impl.layers: expected Keras on the TensorFlow backend, received the backend {!r}: use "
+    "the functions of posenc.jax_impl or posenc.torch_impl in a layer of your own"
 )
 
 

@@ -271,3 +271,26 @@ def test_gradients_are_the_transpose(monkeypatch, layout, block):
     half = plain.bfloat16().requires_grad_()
     (narrow,) = torch.autograd.grad(one(half), half, g.bfloat16())
     assert torch.equal(narrow, grad(lambda z: (one(z) * g.bfloat16()).sum())(half.detach()))
+
+
+@pytest.mark.parametrize("own", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("length", [5, 9000])
+def test_autocast_leaves_a_partial_rotation_alone(own, dtype, length):
+    spec, x = Rope(8, 1e4, "half", rotary_dim=4), torch.randn(2, length, 8).to(dtype)
+    expected = rotate(spec, x, table(spec, range(length)), head_axis=None)
+    with torch.autocast("cpu", dtype=own):
+        for each in (x, x.clone().requires_grad_()):
+            result = rotate(spec, each, table(spec, range(length)), head_axis=None)
+            assert result.dtype == dtype
+            assert torch.equal(result, expected)
+
+
+def test_an_axis_that_changes_is_read_each_time():
+    spec, axis, q = Rope(8, 1e4, "half"), torch.tensor(1), torch.randn(2, 5, 5, 8)
+    t = table(spec, torch.arange(10).view(2, 5))
+    first = rotate(spec, q, t, head_axis=axis)
+    axis.fill_(2)
+    second = rotate(spec, q, t, head_axis=axis)
+    assert torch.equal(first, rotate(spec, q, t, head_axis=1))
+    assert torch.equal(second, rotate(spec, q, t, head_axis=2))

@@ -105,9 +105,8 @@ def _name(dtype: np.dtype[Any]) -> str:
 
 
 def _native(given: Array) -> Array:
-    if isinstance(given, jax.Array) or given.dtype.isnative:
-        return given
-    return given.astype(given.dtype.newbyteorder("="))
+    """NumPy's arrays are copied: JAX may read their memory after the call, when its owner writes there again."""
+    return given if isinstance(given, jax.Array) else given.astype(given.dtype.newbyteorder("="))
 
 
 def split(positions: Array) -> tuple[Array, ...]:

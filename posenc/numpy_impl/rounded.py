@@ -29,9 +29,10 @@ def encode_integers(spec: PhaseSpec, plan: PhasePlan, p: range | Int64, name: st
     p = _as_range(p)
     out, moving = _empty(spec, plan, len(p), name)
     origin = None if isinstance(p, range) or len(p) < addition.FEWEST else p == -plan.offset
+    alone = origin is not None and bool(origin.all())
     if origin is not None and origin.any():
         p = np.where(origin, p[origin.argmin()], p)  # another position stands in
-    if moving.pairs:
+    if moving.pairs and not alone:
         job = _Job(spec, moving, p, out, *channels(plan, 0, moving.pairs))
         blocks = addition.blocks(moving, p, fine=name == "float64")
         if blocks is None:

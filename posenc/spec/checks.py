@@ -222,6 +222,11 @@ def layer_head_axis(where: str, value: object) -> int | None:
         raise ValueError(f"{where}.head_axis: expected None or an integer, received {shown(value)}") from None
 
 
+def one_position_error(where: str, length: int) -> ValueError:
+    """For a layer: `rotate` itself takes one position for all tokens, as it is needed to move cached keys."""
+    return ValueError(f"{where}.positions: expected a position for each of {length} tokens, received one for all")
+
+
 def table_parts(where: str, pairs: int, table: object) -> tuple[Any, Any]:
     """Cosines and sines of a Table or of another pair, whatever they are."""
     if not isinstance(table, tuple | list):

@@ -12,7 +12,8 @@ from typing import Literal
 
 from posenc.spec import checks, exact
 from posenc.spec.plan import PhasePlan, RotationPlan
-from posenc.spec.rope_scaling import SCALINGS, Scaling, Unscaled
+from posenc.spec.rope_scaling import SCALINGS, Scaling
+from posenc.spec.scaling_rule import Unscaled
 
 GREATEST_HEAD_DIM = 2**16
 LEAST_FREQUENCY = Fraction(1, 2**64)

@@ -21,7 +21,7 @@ from posenc.tf_impl.rotation import check_fit, rotate  # noqa: E402 - as above
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
         "posenc.tf_impl.layers: expected Keras on the TensorFlow backend, received the backend "
-        f"{keras.backend.backend()!r}: call posenc.jax_impl.add or posenc.torch_impl.add in a layer of your own"
+        f"{keras.backend.backend()!r}: use the functions of posenc.jax_impl or posenc.torch_impl in a layer of your own"
     )
 
 
@@ -86,6 +86,8 @@ class RotaryEmbedding(keras.layers.Layer):  # type: ignore[misc]  # Keras ships 
         wide = tf.float64 if self.compute_dtype == "float64" else tf.float32
         angles = table(self.spec, positions, dtype=wide)
         turned = [rotate(self.spec, _computed(self, x), angles, head_axis=self.head_axis) for x in (q, k)]
+        for x in turned:
+            self._turned_shape(tuple(x.shape), tuple(angles.cos.shape[:-1]))  # one position for all tokens is refused
         return turned[0], _masked(turned[1], k)
 
     def compute_output_shape(self, q_shape: Shape, k_shape: Shape, positions_shape: Shape) -> tuple[Shape, Shape]:
@@ -105,7 +107,11 @@ class RotaryEmbedding(keras.layers.Layer):  # type: ignore[misc]  # Keras ships 
         plan = rotation_plan("rotate", self.spec)
         if not shape or shape[-1] not in (plan.head_dim, None):
             raise checks.x_shape_error("rotate", plan.head_dim, shape)
-        check_fit(shape, checks.head_axis("rotate", self.head_axis, len(shape)), positions)
+        heads = checks.head_axis("rotate", self.head_axis, len(shape))
+        check_fit(shape, heads, positions)
+        lengths = [1 if size is None else size for axis, size in enumerate(shape[:-1]) if axis != heads]
+        if not positions and lengths and lengths[-1] > 1:
+            raise checks.one_position_error("RotaryEmbedding", lengths[-1])
         return (*shape[:-1], plan.head_dim)
 
     def get_config(self) -> dict[str, Any]:

@@ -47,8 +47,15 @@ class RotaryEmbedding(torch.nn.Module):
     def forward(self, q: Tensor, k: Tensor, positions: Any) -> tuple[Tensor, Tensor]:
         wide = torch.float64 if torch.float64 in (q.dtype, k.dtype) else torch.float32
         shared = table(self.spec, positions, dtype=wide) if traced() else self._table(positions, wide)
-        turned_q = rotate(self.spec, q, shared, head_axis=self.head_axis)
-        return turned_q, rotate(self.spec, k, shared, head_axis=self.head_axis)
+        turned = [rotate(self.spec, x, shared, head_axis=self.head_axis) for x in (q, k)]
+        if shared.cos.dim() == 1:
+            for x in (q, k):
+                lengths = [
+                    size for axis, size in enumerate(x.shape[:-1]) if self.head_axis not in (axis, axis - x.dim())
+                ]
+                if lengths and lengths[-1] > 1:
+                    raise checks.one_position_error("RotaryEmbedding", lengths[-1])
+        return turned[0], turned[1]
 
     def extra_repr(self) -> str:
         return f"{self.spec!r}, head_axis={self.head_axis}"

@@ -75,6 +75,8 @@ def rotate(spec: RotarySpec, x: Tensor, table: tuple[Tensor, Tensor], *, head_ax
 
 def _read_again(spec: RotarySpec, x: Tensor, table: tuple[Tensor, Tensor], head_axis: int | None) -> _Read:
     """`_read`, once for all arguments that are alike: a decode step should not wait for checks."""
+    if head_axis is not None and type(head_axis) is not int:  # an array may be one axis now, and another later
+        return _read(_turn_of(spec), x, table, head_axis)
     try:
         cos, sin = table
         kind = type(head_axis), type(table), x.dtype, cos.dtype, sin.dtype
@@ -183,7 +185,7 @@ def _formula(x: Tensor, cos: Tensor, sin: Tensor, turn: _Turn) -> Tensor:
         u, v = pairs.unbind(-2 if turn.reads == "half" else -1)
         turned = torch.stack((u * cos - v * sin, v * cos + u * sin), -2 if turn.writes == "half" else -1)
     turned = turned.reshape(part.shape).to(x.dtype)
-    return turned if whole else torch.cat((before, turned, behind), -1)
+    return turned if whole else _joined(before, turned, behind)
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor, turn: _Turn, head: int | None) -> Tensor:
@@ -194,7 +196,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, turn: _Turn, head: int | None) 
         if whole:
             return _at_once(x, cos, sin, turn)
         before, part, behind = turn.split(x)
-        return torch.cat((before, _at_once(part, cos, sin, turn), behind), -1)
+        return _joined(before, _at_once(part, cos, sin, turn), behind)
     result = torch.empty_like(x)
     into = result
     if not whole:
@@ -209,6 +211,14 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, turn: _Turn, head: int | None) 
     scratch = torch.empty(4, max(limit // 2, turn.pairs), dtype=cos.dtype, device=CPU)
     _fill(x, into, cos, sin, turn, order, limit, scratch)
     return result
+
+
+def _joined(*parts: Tensor) -> Tensor:
+    kind = parts[0].device.type
+    if parts[0].dtype == torch.float32 or not torch.is_autocast_enabled(kind):
+        return torch.cat(parts, -1)
+    with torch.autocast(kind, enabled=False):  # which joins no tensors of the half precision that is not its own
+        return torch.cat(parts, -1)
 
 
 def _at_once(x: Tensor, cos: Tensor, sin: Tensor, turn: _Turn) -> Tensor:
