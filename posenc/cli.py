@@ -43,7 +43,10 @@ def main() -> None:
         say = getattr(error, "format_message", None)  # wrong usage, as the parser of the command line puts it
         if say is None and not isinstance(error, UsageError | OSError):
             raise
-        sys.stderr.write(f"posenc: {' '.join((say() if say else str(error)).split())}\n")
+        text = " ".join((say() if say else str(error)).split())
+        # a name in a file, or of one, may hold what moves the cursor
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        sys.stderr.write(f"posenc: {text}\n")
         code = 2
     sys.exit(code)
 

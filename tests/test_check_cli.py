@@ -242,3 +242,15 @@ def test_tensorflow_is_quiet_and_does_not_write_keras_settings(tmp_path):
     done = run(code, HOME=str(tmp_path), TF_CPP_MIN_LOG_LEVEL="3")
     assert (done.returncode, done.stderr) == (0, "")
     assert not (tmp_path / ".keras").exists()
+
+
+def test_what_a_file_holds_cannot_move_the_cursor(posenc, tmp_path):
+    rope = {"rope_parameters": {"full\x1b[31m": {"rope_theta": 1e4, "bad": 1}}}
+    config = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4} | rope
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    folder = str(tmp_path)
+    arguments = ("--config", f"{folder}/config.json", "--to", "interleaved")
+    code, _, err = posenc("convert-layout", folder, f"{folder}/out", *arguments)
+    assert code == 2
+    assert "\x1b" not in err
+    assert r"full\x1b[31m" in err

@@ -54,7 +54,7 @@ def test_the_checker_sees_one_unit():
 @over_policies
 def test_a_layer_is_one_table_and_two_rotations(policy):
     layer = RotaryEmbedding(SPEC, head_axis=1, dtype=policy)
-    for given in (ROWS, tf.constant(ROWS), range(7, 12), np.arange(7, 12), [7, 8, 9, 10, 11], ROWS.tolist(), 7):
+    for given in (ROWS, tf.constant(ROWS), range(7, 12), np.arange(7, 12), [7, 8, 9, 10, 11], ROWS.tolist()):
         check_bits(layer(Q, K, given), rotated(policy, given))
         check_bits(layer(Q, k=K, positions=given), rotated(policy, given))
     # float positions keep their own dtype: as bfloat16, 1,000.25 would be refused, and cast it would be 1,000
