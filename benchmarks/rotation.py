@@ -235,11 +235,9 @@ def bench_tf() -> dict[str, float]:
         q = tf.cast(tf.random.normal(SHAPE), dtype)
         wide = [tf.cast(tf.concat((part, part), -1), dtype) for part in t]
         if dtype == tf.float32:
-            figures["tf rotate half float32"] = ratio(
-                lambda q=q: ours(q, *t).numpy(), lambda q=q, w=wide: usual(q, *w).numpy()
-            )
+            figures["tf rotate half float32"] = ratio(lambda q=q: ours(q, *t), lambda q=q, w=wide: usual(q, *w))
         figures[f"tf:xla rotate half {dtype.name}"] = ratio(
-            lambda q=q: compiled(q, *t).numpy(), lambda q=q, w=wide: compiled_usual(q, *w).numpy()
+            lambda q=q: compiled(q, *t), lambda q=q, w=wide: compiled_usual(q, *w)
         )
     return figures
 

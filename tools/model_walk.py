@@ -291,7 +291,7 @@ def rows_of(case: Case) -> Iterator[Row]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            labels = layer_types(said) or (None,)
+            labels = sorted(layer_types(said)) or [None]  # some configurations have them from a set
     except SpecError as error:
         reason = next((reason for part, reason in REASONS.items() if part in str(error)), None)
         yield start._replace(remark=reason or str(error), failed=reason is None)
