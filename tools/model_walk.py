@@ -441,7 +441,8 @@ def report(rows: list[Row]) -> str:
     lines += [line(row) for row in rows if row.agreement is not None or "no rotation in" in row.remark or row.failed]
     lines += ["", "## Not compared", "", "| family | class | model_type | reason |", "|---|---|---|---|"]
     rest = [row for row in rows if row.agreement is None and "no rotation in" not in row.remark and not row.failed]
-    lines += [f"| {row.family} | `{row.name}` | {row.model_type} | {row.remark} |" for row in rest]
+    unread = [f"| {row.family} | `{row.name}` | {row.model_type} | {row.remark} |" for row in rest]
+    lines += dict.fromkeys(unread)  # what two models of a family share is one line
     return "\n".join(lines) + "\n"
 
 

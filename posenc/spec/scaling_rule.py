@@ -7,6 +7,7 @@ multiplied. Every decision in a rule (a floor, a clamp, a comparison) is taken i
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -35,7 +36,7 @@ class Unscaled(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class ScalingRule:
+class ScalingRule(ABC):
     """What every rule can say of itself."""
 
     needs_length: ClassVar[bool] = False
@@ -68,12 +69,12 @@ class ScalingRule:
             )
         self._settle(factor=factor)
 
-    def check(self, origin: Unscaled) -> None:
+    def check(self, origin: Unscaled) -> None:  # noqa: B027 - most have a meaning everywhere
         """Refuse a width or a base for which the rule has no meaning."""
 
+    @abstractmethod
     def frequency(self, origin: Unscaled, pair: int, digits: int) -> Fraction:
         """Radians per unit of position of one pair, within a relative 10^-digits."""
-        raise NotImplementedError
 
     def magnitude(self, origin: Unscaled) -> Real:  # noqa: ARG002 - others need it
         """What cosines and sines are multiplied by; 1 where a rule says nothing else."""
