@@ -74,9 +74,13 @@ def _fill(spec: PhaseSpec, plan: PhasePlan, positions: HostArray, rows: HostArra
         values, doubts = (np.asarray(array)[: piece.stop - piece.start, : plan.dim] for array in answer)
         rows[index[piece]] = values.reshape(-1, *rows.shape[1:])
         if len(parts) == 1 and rows.dtype != np.float64:
-            for row, channel in np.argwhere(doubts).tolist():
-                value = spec.value(int(parts[0][row, 0]), channel, rows.dtype.name)
-                rows[(index[piece.start + row], *divmod(channel, rows.shape[2]))] = value
+            row, channel = doubts.nonzero()
+            keys = [*zip(parts[0][row, 0].tolist(), channel.tolist(), strict=True)]
+            if plan.layout == "cos_sin":  # at no angle all pairs are alike
+                keys = [(p, c if p + plan.offset else c - c % plan.pairs) for p, c in keys]
+            exactly = {key: spec.value(*key, rows.dtype.name) for key in set(keys)}
+            if keys:
+                rows[(index[piece.start + row], *divmod(channel, rows.shape[2]))] = [exactly[key] for key in keys]
 
 
 def _still(spec: PhaseSpec, plan: PhasePlan, dtype: np.dtype[Any]) -> float:

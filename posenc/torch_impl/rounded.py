@@ -72,12 +72,14 @@ def settled(spec: PhaseSpec, wide: Tensor, positions: Tensor, channels: Tensor |
     # a float32 never underflows here, so that there is no zero whose sign a comparison of numbers would miss
     same = torch.equal(upper, lower) if dtype == torch.float32 else torch.equal(bits(upper), bits(lower))
     if not same:
-        for index in (bits(upper) != bits(lower)).nonzero().tolist():
-            channel = index[-1] if channels is None else int(channels[index[0]])
-            position = int(positions.flatten()[index[0]])
-            if position + fact.offset == 0 and fact.layout == "cos_sin":
-                channel -= channel % fact.pairs  # at no angle all pairs are alike, and the first one is remembered
-            upper[tuple(index)] = spec.value(position, channel, dtype_name(dtype))
+        found = (bits(upper) != bits(lower)).nonzero()
+        numbers = found[:, -1] if channels is None else channels[found[:, 0]]
+        asked = zip(positions.flatten()[found[:, 0]].tolist(), numbers.tolist(), strict=True)
+        if fact.layout == "cos_sin":  # at no angle all pairs are alike
+            asked = ((p, n if p + fact.offset else n - n % fact.pairs) for p, n in asked)
+        keys = [*asked]
+        exactly = {key: spec.value(*key, dtype_name(dtype)) for key in set(keys)}
+        upper[found.unbind(-1)] = torch.tensor([exactly[key] for key in keys], dtype=dtype, device=CPU)
     return upper
 
 

@@ -27,7 +27,7 @@ class Misread(PlainRotation, ABC):
         return self.misread(spec).magnitude
 
 
-class MisreadRule(Misread):
+class MisreadRule(Misread, ABC):
     """Reads other parameters of one scaling rule."""
 
     rule: type
@@ -37,8 +37,9 @@ class MisreadRule(Misread):
             return spec
         return replace(spec, scaling=replace(spec.scaling, **self.instead(spec.scaling)))
 
+    @abstractmethod
     def instead(self, scaling):
-        raise NotImplementedError
+        """The parameters that it reads otherwise."""
 
 
 class ScalingIgnored(Misread):
