@@ -3,6 +3,7 @@
 import contextlib
 import enum
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,8 @@ def main() -> None:
     if MISSING:
         sys.stderr.write(MISSING + "\n")
         sys.exit(3)
+    # what schedulers send ends the program as Ctrl-C does: a file that is half written is removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         code = _application()(standalone_mode=False)
     except Exception as error:

@@ -74,10 +74,9 @@ def settled(spec: PhaseSpec, wide: Tensor, positions: Tensor, channels: Tensor |
     if not same:
         found = (bits(upper) != bits(lower)).nonzero()
         numbers = found[:, -1] if channels is None else channels[found[:, 0]]
-        asked = zip(positions.flatten()[found[:, 0]].tolist(), numbers.tolist(), strict=True)
+        keys = [*zip(positions.flatten()[found[:, 0]].tolist(), numbers.tolist(), strict=True)]
         if fact.layout == "cos_sin":  # at no angle all pairs are alike
-            asked = ((p, n if p + fact.offset else n - n % fact.pairs) for p, n in asked)
-        keys = [*asked]
+            keys = [(p, n if p + fact.offset else n - n % fact.pairs) for p, n in keys]
         exactly = {key: spec.value(*key, dtype_name(dtype)) for key in set(keys)}
         upper[found.unbind(-1)] = torch.tensor([exactly[key] for key in keys], dtype=dtype, device=CPU)
     return upper
