@@ -141,18 +141,25 @@ def framework(column: str, module: str, name: str, extra: str) -> None:
 
 
 def position_dtype_error(where: str, received: str) -> ValueError:
-    why = _WHY_NOT_A_POSITION.get(received, "")
-    return ValueError(f"{where}.positions: expected integers, float32 or float64, received {received}{why}")
+    """`where`: a function, whose `positions` may be floats; or a function and its argument that takes integers only."""
+    argument, kinds = _argument(where, "integers", "integers, float32 or float64")
+    return ValueError(f"{argument}: expected {kinds}, received {received}{_WHY_NOT_A_POSITION.get(received, '')}")
 
 
 def position_value_error(where: str, received: float) -> ValueError:
-    return ValueError(f"{where}.positions: expected finite numbers of magnitude below 2^31, received {shown(received)}")
+    """`where`: as in `position_dtype_error`."""
+    argument, kinds = _argument(where, "integers", "finite numbers")
+    return ValueError(f"{argument}: expected {kinds} of magnitude below 2^31, received {shown(received)}")
+
+
+def _argument(where: str, integers: str, numbers: str) -> tuple[str, str]:
+    return (where, integers) if "." in where else (f"{where}.positions", numbers)
 
 
 def position_shards_error(where: str) -> ValueError:
     return ValueError(
-        f"{where}.positions: expected an array that this process can read, received one with shards on other "
-        "processes: call it inside jax.jit"
+        f"{_argument(where, '', '')[0]}: expected an array that this process can read, received one with shards on "
+        "other processes: call it inside jax.jit"
     )
 
 
@@ -178,19 +185,20 @@ def x_dtype_error(where: str, received: str) -> ValueError:
 
 def x_shape_error(where: str, dim: int, shape: Sequence[int | None] | None) -> ValueError:
     """`shape`: None where not even the number of axes is known."""
-    received = "one of an unknown number of axes" if shape is None else _shape(shape)
+    received = "one of an unknown number of axes" if shape is None else shape_text(shape)
     return ValueError(f"{where}.x: expected shape (..., {dim}), received {received}")
 
 
 def x_rank_error(where: str, dim: int, shape: Sequence[int | None]) -> ValueError:
     return ValueError(
-        f"{where}.x: expected shape (..., length, {dim}) where no positions are given, received {_shape(shape)}"
+        f"{where}.x: expected shape (..., length, {dim}) where no positions are given, received {shape_text(shape)}"
     )
 
 
 def positions_shape_error(where: str, expected: Sequence[int | None], received: Sequence[int | None]) -> ValueError:
     return ValueError(
-        f"{where}.positions: expected a shape that broadcasts to {_shape(expected)}, received {_shape(received)}"
+        f"{where}.positions: expected a shape that broadcasts to {shape_text(expected)}, "
+        f"received {shape_text(received)}"
     )
 
 
@@ -252,7 +260,7 @@ def check_table(
         raise _table_form_error(where, pairs, "shapes of an unknown number of axes")
     alike = len(cos) == len(sin) > 0 and (cos == sin or all(_may_equal(a, b) for a, b in zip(cos, sin, strict=True)))
     if not (alike and _may_equal(cos[-1], pairs) and _may_equal(sin[-1], pairs)):
-        raise _table_form_error(where, pairs, f"shapes {_shape(cos)} and {_shape(sin)}")
+        raise _table_form_error(where, pairs, f"shapes {shape_text(cos)} and {shape_text(sin)}")
 
 
 def _may_equal(a: int | None, b: int | None) -> bool:
@@ -268,9 +276,11 @@ def _table_form_error(where: str, pairs: int, received: str) -> ValueError:
 
 def table_shape_error(where: str, lead: Sequence[int | None], received: Sequence[int | None]) -> ValueError:
     """`lead`: the axes of x but for the heads and the channels; `received`: those of the table but for the pairs."""
-    allowed = "()" if not lead else f"(), {_shape(lead[-1:])}" + (f" or {_shape(lead)}" if len(lead) > 1 else "")
+    allowed = (
+        "()" if not lead else f"(), {shape_text(lead[-1:])}" + (f" or {shape_text(lead)}" if len(lead) > 1 else "")
+    )
     return ValueError(
-        f"{where}.table: expected position axes {allowed}, or 1 in place of a size, received {_shape(received)}"
+        f"{where}.table: expected position axes {allowed}, or 1 in place of a size, received {shape_text(received)}"
     )
 
 
@@ -283,7 +293,8 @@ def table_fits(shape: Sequence[int], lead: Sequence[int]) -> bool:
     return len(shape) in (0, 1, len(lead)) and broadcasts(shape, lead)
 
 
-def _shape(shape: Sequence[int | None]) -> str:
+def shape_text(shape: Sequence[int | None]) -> str:
+    """As Python writes a tuple; None is a size that is not known yet."""
     inner = ", ".join("None" if n is None else str(n) for n in shape)
     return f"({inner},)" if len(shape) == 1 else f"({inner})"
 
@@ -312,7 +323,7 @@ def position_list(where: str, positions: object) -> PositionList | None:
     while level and isinstance(level[0], list | tuple):
         size = len(level[0])
         if not all(isinstance(item, list | tuple) and len(item) == size for item in level):
-            raise ValueError(f"{where}.positions: expected rows of one length, received {shown(positions)}")
+            raise _ragged_error(where, positions)
         shape.append(size)
         level = [inner for item in level for inner in item]  # type: ignore[attr-defined]  # just checked
     values = [_position(where, item, positions) for item in level]
@@ -324,11 +335,16 @@ def position_list(where: str, positions: object) -> PositionList | None:
     return PositionList(tuple(shape), exact, integral)
 
 
+def _ragged_error(where: str, positions: object) -> ValueError:
+    argument, _ = _argument(where, "", "")
+    return ValueError(f"{argument}: expected rows of one length, received {shown(positions)}")
+
+
 def _position(where: str, item: object, positions: object) -> int | float:
     """One entry of a list: a Python number, or a framework's scalar of a dtype that positions may have."""
     name = type(item).__name__
     if isinstance(item, list | tuple):
-        raise ValueError(f"{where}.positions: expected rows of one length, received {shown(positions)}")
+        raise _ragged_error(where, positions)
     if isinstance(item, float) or name in ("float32", "float64"):
         return float(item)  # type: ignore[arg-type]  # NumPy's scalars, by name: nothing is imported here
     try:

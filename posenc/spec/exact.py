@@ -210,3 +210,20 @@ def rounded_wave(
 
 def _power_of_two(exponent: int) -> Fraction:
     return Fraction(1 << exponent) if exponent >= 0 else Fraction(1, 1 << -exponent)
+
+
+def root(value: int, degree: int) -> int:
+    """The greatest integer n with n^degree <= value, for value >= 0 and roots below 2^64."""
+    if value == 0:
+        return 0
+    nearly = round(2 ** (math.log2(value) / degree))  # within 10^-13 of itself or so: the powers decide
+    while nearly**degree > value:
+        nearly -= 1
+    while (nearly + 1) ** degree <= value:
+        nearly += 1
+    return nearly
+
+
+def root_ceiling(value: int, degree: int) -> int:
+    """The least integer n with n^degree >= value, for value > 0."""
+    return root(value - 1, degree) + 1

@@ -1,13 +1,17 @@
-"""Plans: what a specification lowers to. Integers and exactly rounded constants, and no framework."""
+"""Plans: what a specification lowers to. Integers and exactly rounded constants, and no framework.
+
+Here those of phases and rotations; `distance_plan` and `row_plan` have the others.
+"""
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 from posenc.spec import checks
 
+Plan = TypeVar("Plan")
 Layout = Literal["interleaved", "sin_cos", "cos_sin"]
 Words = tuple[int, int, int, int]
 
@@ -124,8 +128,8 @@ class RotarySpec(PhaseSpec, Protocol):
 
 def phase_plan(where: str, spec: object) -> PhasePlan:
     """The plan of any specification that has phases, or one sentence that says what was handed over instead."""
-    plan = spec.plan() if _offers(spec, "plan") else None  # type: ignore[attr-defined]  # just asked
-    if not isinstance(plan, PhasePlan):
+    plan = lowered(spec, PhasePlan)
+    if plan is None:
         raise checks.SpecError(
             f"{where}.spec: expected a specification such as Sinusoidal.vaswani(512), received {checks.shown(spec)}"
         )
@@ -154,6 +158,12 @@ def rotation_plan(where: str, spec: object) -> RotationPlan:
     _check_rotary(where, spec)
     plan: RotationPlan = spec.rotation()  # type: ignore[attr-defined]  # just checked
     return plan
+
+
+def lowered(spec: object, kind: type[Plan]) -> Plan | None:
+    """The plan of a specification, if it is of this kind."""
+    plan = spec.plan() if _offers(spec, "plan") else None  # type: ignore[attr-defined]  # just asked
+    return plan if isinstance(plan, kind) else None
 
 
 def _offers(spec: object, method: str) -> bool:

@@ -7,13 +7,41 @@ from dataclasses import fields
 from typing import Any, NoReturn
 
 from posenc.spec import checks
+from posenc.spec.alibi import Alibi
+from posenc.spec.deberta_buckets import DebertaBuckets
+from posenc.spec.learned import Learned
+from posenc.spec.relative_index import MusicTransformerIndex, ShawClip, TransformerXLIndex
 from posenc.spec.rope import Rope
 from posenc.spec.rope_scaling import SCALINGS
 from posenc.spec.sinusoidal import Sinusoidal
+from posenc.spec.swin_index import SwinIndex
+from posenc.spec.t5_bias import T5Bias
 
 SCHEMA = 1
-Spec = Sinusoidal | Rope
-FAMILIES: dict[str, type[Spec]] = {"sinusoidal": Sinusoidal, "rope": Rope}
+Spec = (
+    Sinusoidal
+    | Rope
+    | Learned
+    | Alibi
+    | T5Bias
+    | SwinIndex
+    | ShawClip
+    | DebertaBuckets
+    | TransformerXLIndex
+    | MusicTransformerIndex
+)
+FAMILIES: dict[str, type[Spec]] = {
+    "sinusoidal": Sinusoidal,
+    "rope": Rope,
+    "learned": Learned,
+    "alibi": Alibi,
+    "t5_bias": T5Bias,
+    "swin_index": SwinIndex,
+    "shaw_clip": ShawClip,
+    "deberta_buckets": DebertaBuckets,
+    "transformer_xl_index": TransformerXLIndex,
+    "music_transformer_index": MusicTransformerIndex,
+}
 
 
 def to_json(spec: Spec) -> str:
