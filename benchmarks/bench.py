@@ -2,9 +2,9 @@
 
     python benchmarks/bench.py [numpy torch jax tf] [--json FILE]
 
-`encoding.py` and `rotation.py` say what is measured. Each framework runs in processes of its own, pinned to one core.
-Ours and the usual formula are timed in turn and the ratio is that of the fastest runs: the machine is shared, and a
-minimum is what noise spoils least. Exit code 1: a figure is above its bar.
+`encoding.py`, `rotation.py`, `distance.py` and `tables.py` say what is measured. Each framework runs in processes of its
+own, pinned to one core. Ours and the usual formula are timed in turn and the ratio is that of the fastest runs: the
+machine is shared, and a minimum is what noise spoils least. Exit code 1: a figure is above its bar.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import subprocess
 import sys
 import tempfile
 
+import distance
 import encoding
 import rotation
+import tables
 
-TOPICS = {"encoding": encoding, "rotation": rotation}
+TOPICS = {"encoding": encoding, "rotation": rotation, "distance": distance, "tables": tables}
 FRAMEWORKS = tuple(encoding.BENCHES)
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -55,7 +57,7 @@ def main() -> None:
         print(json.dumps(TOPICS[topic].BENCHES[name]()))
         return
     figures: dict[str, float] = {}
-    bars = encoding.BARS | rotation.BARS
+    bars = {row: bar for topic in TOPICS.values() for row, bar in topic.BARS.items()}
     for topic in TOPICS:
         for name in arguments.frameworks or FRAMEWORKS:
             for row, value in run(topic, name).items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from timing import fastest, resident
+from timing import extra_memory, fastest
 
 LENGTH, DIM = 32768, 1024
 BARS = {
@@ -27,20 +27,8 @@ BARS = {
 }
 
 
-def extra_memory(encode: Callable[[range], object]) -> float:
-    """Peak resident memory of a call beyond its result, as a part of the result; the first large call of a process."""
-    encode(range(LENGTH // 8))  # what is compiled or kept once is not the call's
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # forget the peak so far
-    before = resident("VmRSS")
-    kept = encode(range(LENGTH))
-    peak = resident("VmHWM")
-    del kept
-    return (peak - before) / (LENGTH * DIM * 4) - 1
-
-
 def measure(name: str, encode: Callable[[range], object], usual: Callable[[int], object]) -> dict[str, float]:
-    memory = extra_memory(encode)
+    memory = extra_memory(lambda: encode(range(LENGTH)), lambda: encode(range(LENGTH // 8)), LENGTH * DIM * 4)
     ours, theirs = fastest(lambda: encode(range(LENGTH)), lambda: usual(LENGTH))
     (long,) = fastest(lambda: encode(range(10 * LENGTH)), repeats=2)
     return {

@@ -26,3 +26,18 @@ def resident(field: str) -> int:
     with open("/proc/self/status") as file:
         (line,) = (line for line in file if line.startswith(field))
     return int(line.split()[1]) * 1024
+
+
+def extra_memory(call: Callable[[], object], warm: Callable[[], object], size: int) -> float:
+    """Peak resident memory of `call` beyond its result of `size` bytes, as a part of it; the first large of a process.
+
+    What `warm`, a small call, compiles or keeps is not the call's.
+    """
+    warm()
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # forget the peak so far
+    before = resident("VmRSS")
+    kept = call()
+    peak = resident("VmHWM")
+    del kept
+    return (peak - before) / size - 1

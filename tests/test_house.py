@@ -18,6 +18,8 @@ import posenc
 ROOT = Path(posenc.__file__).parent
 COLUMNS = ("numpy_impl", "torch_impl", "jax_impl", "tf_impl")
 SHELLS = {"torch_impl": "modules", "tf_impl": "layers"}
+OWN_FILES = {"torch_impl": {"modules.py", "attention.py"}, "tf_impl": {"layers.py", "attention.py"}}
+"""What a framework has of its own: its shells, and where its attention takes a bias."""
 FRAMEWORKS = {"numpy", "ml_dtypes", "torch", "jax", "jaxlib", "tensorflow", "keras"}
 OWN_FRAMEWORKS = {
     "numpy_impl": {"numpy", "ml_dtypes"},
@@ -108,7 +110,10 @@ def loaded_by(statement: str) -> set[str]:
     [
         ("import posenc, posenc.spec", FRAMEWORKS | {"typer", "rich", "mpmath"}),
         ("import posenc.numpy_impl", FRAMEWORKS - OWN_FRAMEWORKS["numpy_impl"]),
-        ("import posenc.torch_impl, posenc.torch_impl.modules", {"jax", "tensorflow", "keras"}),
+        (
+            "import posenc.torch_impl, posenc.torch_impl.modules, posenc.torch_impl.attention",
+            {"jax", "tensorflow", "keras"},
+        ),
         ("import posenc.jax_impl", {"torch", "tensorflow", "keras"}),
         ("import posenc.tf_impl", {"torch"}),
         ("import posenc.cli, posenc.conformance.run, posenc.conformance.report", FRAMEWORKS),
@@ -123,7 +128,7 @@ def test_the_laziness_checker_sees_a_violation():
 
 
 def files(column: str) -> set[str]:
-    return {path.name for path in (ROOT / column).glob("*.py")} - {f"{SHELLS.get(column)}.py"}
+    return {path.name for path in (ROOT / column).glob("*.py")} - OWN_FILES.get(column, set())
 
 
 def check_same(what: dict[str, object]) -> None:
@@ -158,7 +163,7 @@ def test_columns_have_the_same_names():
     check_same({column: sorted(public(column)) for column in COLUMNS})
 
 
-@pytest.mark.parametrize("name", ["add", "encode", "phase", "rotate", "table"])
+@pytest.mark.parametrize("name", ["add", "bias", "encode", "lookup", "phase", "resize", "rotate", "rows", "table"])
 def test_columns_have_the_same_parameters(name):
     check_same({column: face(public(column)[name]) for column in COLUMNS})
 
@@ -206,13 +211,14 @@ def test_columns_have_the_same_table():
     check_same({column: public(column)["Table"]._fields for column in COLUMNS})
 
 
-@pytest.mark.parametrize("name", ["SinusoidalEncoding", "RotaryEmbedding"])
+@pytest.mark.parametrize("name", ["SinusoidalEncoding", "RotaryEmbedding", "RelativeBias", "LearnedEncoding"])
 def test_shells_have_the_same_parameters(name):
     shells = {}
     for column, module in SHELLS.items():
         shell = getattr(__import__(f"posenc.{column}.{module}", fromlist=[name]), name)
         call = shell.forward if column == "torch_impl" else shell.call
-        own = [p for p in face(shell.__init__) if p[1] != "VAR_KEYWORD"]  # Keras layers take a name and a dtype
+        # Keras layers take a name and a dtype, PyTorch modules with parameters a device and a dtype
+        own = [p for p in face(shell.__init__) if p[1] != "VAR_KEYWORD" and p[0] not in ("device", "dtype")]
         shells[column] = own, face(call)
     check_same(shells)
 
