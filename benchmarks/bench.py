@@ -2,8 +2,8 @@
 
     python benchmarks/bench.py [numpy torch jax tf] [--json FILE]
 
-`encoding.py`, `rotation.py`, `distance.py` and `tables.py` say what is measured. Each framework runs in processes of its
-own, pinned to one core. Ours and the usual formula are timed in turn and the ratio is that of the fastest runs: the
+`encoding.py`, `rotation.py`, `distance.py` and `tables.py` say what is measured. Each framework runs in processes of
+its own, pinned to one core. Ours and the usual formula are timed in turn and the ratio is that of the fastest runs: the
 machine is shared, and a minimum is what noise spoils least. Exit code 1: a figure is above its bar.
 """
 

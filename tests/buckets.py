@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 from fractions import Fraction
+from functools import cache
 from random import Random
 
 import numpy as np
@@ -17,6 +18,7 @@ def first_true(low: int, high: int, test: Callable[[int], bool]) -> int:
     return low + bisect_left(range(low, high), True, key=test)
 
 
+@cache
 def t5_buckets(spec: T5Bias, reach: int) -> np.ndarray:
     """The bucket of every distance from -reach to reach."""
     side = spec.buckets // 2 if spec.bidirectional else spec.buckets

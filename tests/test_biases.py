@@ -213,8 +213,9 @@ def test_swin_has_one_row_for_every_offset(window):
     spec = SwinIndex(3, window)
     plan, tokens = spec.plan(), spec.positions()
     rows = {}
-    for a in tokens:
-        for b in tokens:
+    points = [token if isinstance(token, tuple) else (token,) for token in tokens]
+    for a in points:
+        for b in points:
             offset = tuple(x - y for x, y in zip(a, b, strict=True))
             rows.setdefault(offset, set()).add(plan.number(a, b))
     found = [row for numbers in rows.values() for row in numbers]

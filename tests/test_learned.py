@@ -12,7 +12,7 @@ import pytest
 
 from posenc import Alibi, Learned, Sinusoidal, SpecError, from_json, to_json
 from posenc.positions import cached, padded
-from posenc.spec import resampling
+from posenc.spec import exact, resampling
 from posenc.spec.row_plan import RowPlan, row_plan
 from tests.columns import OTHERS, REFERENCE, Host, every_host, numpy_dtype
 
@@ -249,7 +249,9 @@ def resized(spec: Learned, weights: np.ndarray, shape: tuple[int, ...], method: 
                 total = term if total is None else total + term
             outputs.append(total)
         x = np.stack(outputs, axis)
-    return np.concatenate((weights[:kept], x.reshape(-1, spec.dim).astype(weights.dtype)))
+    # NumPy would round to float32 first
+    rounded = [exact.round_to(Fraction(value), weights.dtype.name) for value in x.flat]
+    return np.concatenate((weights[:kept], np.reshape(rounded, (-1, spec.dim)).astype(weights.dtype)))
 
 
 @every_host

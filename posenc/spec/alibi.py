@@ -143,20 +143,22 @@ def _value(max_bias: float, step: Fraction, multiple: int, dtype: str) -> float:
 
 @lru_cache(maxsize=64)
 def _plan(spec: Alibi) -> DistancePlan:
-    slopes = []
-    for step in _steps(spec.heads):
-        slope = _slope(spec.max_bias, step, 60)
-        unit = Fraction(2) ** (_exponent(slope) - _HIGH_BITS + 1)
-        high = round(slope / unit) * unit
-        low = exact.round_to(slope - high, "float64")
-        slopes.append(Slope(float(high), low, _value(spec.max_bias, step, 1, "float32")))
     return DistancePlan(
         axes=(_RUNS[spec.form],),
         rows=None,
         heads=spec.heads,
-        slopes=tuple(slopes),
+        slopes=tuple(_parts(spec.max_bias, step) for step in _steps(spec.heads)),
         anchored=spec.form == "anchored",
     )
+
+
+@lru_cache(maxsize=8192)
+def _parts(max_bias: float, step: Fraction) -> Slope:
+    """One slope of a plan; other numbers of heads have many of the same."""
+    slope = _slope(max_bias, step, 60)
+    unit = Fraction(2) ** (_exponent(slope) - _HIGH_BITS + 1)
+    high = round(slope / unit) * unit
+    return Slope(float(high), exact.round_to(slope - high, "float64"), _value(max_bias, step, 1, "float32"))
 
 
 def _exponent(value: Fraction) -> int:

@@ -60,8 +60,10 @@ class SwinIndex:
         """`(offsets, heads)`."""
         return self.row_count, self.heads
 
-    def positions(self) -> list[tuple[int, ...]]:
-        """The coordinates of all tokens of a window, row by row: the last axis runs fastest."""
+    def positions(self) -> list[int] | list[tuple[int, ...]]:
+        """The coordinates of all tokens of a window, row by row: the last axis runs fastest; of one axis, integers."""
+        if len(self.window) == 1:
+            return list(range(self.window[0]))
         return list(product(*(range(size) for size in self.window)))
 
     def plan(self) -> DistancePlan:

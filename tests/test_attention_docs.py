@@ -1,0 +1,119 @@
+"""What docs/attention.md and docs/learned.md show runs as it stands, and what they list is so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers.models.roberta.modeling_roberta import RobertaEmbeddings
+
+from posenc import Learned
+from posenc.numpy_impl import lookup
+from posenc.spec.resampling import METHODS, weights
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = {name: (DOCS / f"{name}.md").read_text() for name in ("attention", "learned")}
+BLOCKS = {
+    f"{name}-{number}": block
+    for name, text in PAGES.items()
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", text, re.S))
+}
+
+
+def run(block: str) -> dict[str, Any]:
+    torch.manual_seed(0)
+    namespace: dict[str, Any] = {"__name__": "page"}
+    exec(compile(block, "page.md", "exec"), namespace)  # noqa: S102  # the page's own code
+    return namespace
+
+
+@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
+def test_the_pages_run(block: str) -> None:
+    run(block)
+
+
+WRONG = [
+    # a mask alone, or a bias alone
+    ("attn_mask=torch.where(seen, added, -torch.inf)", "attn_mask=seen"),
+    ("bias=added[None], mask=seen, scale=1.0", "mask=seen, scale=1.0"),
+    ("bias=added[None], mask=seen)", "bias=added[None])"),
+    # a query that is counted from 0 behind a cache
+    ("relative([5], range(6))", "relative([0], range(6))"),
+    ("tokens, positions[5:], positions", "tokens, positions[:1], positions"),
+    ("bias(spec, cached(lengths, 1)", "bias(spec, [[5], [5]]"),
+    # one term less, or read by the wrong side
+    (" + of_rows @ on_values", ""),
+    ("((q + v) @ r.mT).gather", "((q + u) @ r.mT).gather"),
+    ("row.T.expand(2, -1, -1)).mT", "row.expand(2, -1, -1)).mT"),
+    ("pad(q @ table.T, (1, 0))", "pad(q @ table.T, (0, 1))"),
+    # another row, another function
+    ("assert (rows == weights[:16])", "assert (rows == weights[2:18])"),
+    ("Learned.roberta(512, 768)", "Learned.opt(512, 768)"),
+    ('(24, 24), method="torch_bicubic")', '(24, 24), method="torch_bicubic_antialias")'),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong"), WRONG)
+def test_a_wrong_block_is_seen(right: str, wrong: str) -> None:
+    (block,) = (block for block in BLOCKS.values() if right in block)
+    with pytest.raises(AssertionError):
+        run(block.replace(right, wrong))
+
+
+# --- The tables of docs/learned.md
+
+
+def cells(heading: str) -> Iterator[list[str]]:
+    """The rows of the first table below a heading."""
+    part = PAGES["learned"].split(f"## {heading}\n")[1].split("```")[0]
+    for line in re.findall(r"^\| (`.*) \|$", part, re.M):
+        yield [cell.strip() for cell in line.split("|")]
+
+
+def test_the_table_of_conventions() -> None:
+    listed = list(cells("Which row position 0 reads"))
+    assert len(listed) == 8
+    for call, count, first, padding, _ in listed:
+        spec = eval(call.strip("`"))  # noqa: S307  # the page's own code
+        rows, dim = spec.weight_shape
+        assert rows == int(count)
+        numbered = np.repeat(np.arange(rows, dtype=np.float32)[:, None], dim, axis=1)
+        scale = dim**-0.5 if "dim ** -0.5" in first else 1
+        assert lookup(spec, numbered + 1, 0)[0] == (int(first.split()[1].strip(",")) + 1) * scale
+        before = re.match(r"-1: row (\d+), (zero, never trained|trained like others)$", padding)
+        if before is None:
+            assert padding in ("counted like others", "none")
+            with pytest.raises(ValueError, match="received -1"):
+                lookup(spec, numbered, -1)
+        else:
+            assert lookup(spec, numbered, -1)[0] == int(before[1])
+            assert (spec.plan().frozen_position == -1) == (before[2] == "zero, never trained")
+
+
+def test_the_table_of_methods() -> None:
+    assert {row[0].strip("`") for row in cells("Resizing")} == set(METHODS)
+
+
+def test_methods_that_are_one_function() -> None:
+    """Of the exact weights, for sizes that grow and that shrink."""
+    sizes = [(14, 24), (16, 5), (37, 16), (7, 5), (2, 15), (9, 9), (64, 13), (1, 3), (4, 1)]
+    same: dict[str, list[str]] = {}
+    for method in METHODS:
+        same.setdefault(repr([weights(n, m, method) for n, m in sizes]), []).append(method)
+    listed = [re.findall(r"`(\w+)`", line) for line in re.findall(r"^- (`.*)$", PAGES["learned"], re.M)]
+    assert sorted(map(sorted, listed)) == sorted(sorted(group) for group in same.values() if len(group) > 1)
+
+
+def test_positions_of_roberta() -> None:
+    """The line of the page has the rows of transformers, where padding is 1."""
+    tokens = torch.tensor([[0, 31414, 2, 1, 1], [0, 31414, 232, 328, 2], [1, 1, 0, 9, 2]])
+    mask = (tokens != 1).long()
+    (line,) = re.findall(r"^positions = (mask.*?)  #", PAGES["learned"], re.M)
+    positions = eval(line, {"mask": mask})  # noqa: S307  # the page's own code
+    own = RobertaEmbeddings.create_position_ids_from_input_ids(tokens, 1)
+    assert torch.equal(positions + Learned.roberta(512, 768).offset, own)
