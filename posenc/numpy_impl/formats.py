@@ -15,6 +15,7 @@ _MIDPOINTS = {"bfloat16": (0xFFFF, 0x8000), "float16": (0x1FFF, 0x1000)}
 # below it float16 is subnormal and has other midpoints; float32, and a midpoint, are finer than an error of 2^-49
 _LEAST = {"bfloat16": 0.0, "float16": 2.0**-14}
 _FINEST = 2.0**-24
+_LEAST_BFLOAT16 = 2.0**-126
 
 
 def narrow(value: Float64, name: str) -> NDArray[Any]:
@@ -23,12 +24,27 @@ def narrow(value: Float64, name: str) -> NDArray[Any]:
         bits = value.view(np.int64)
         bits = bits + ((1 << 44) - 1) + (bits >> 45 & 1)
         bits &= -1 << 45
-        return bits.view(np.float64).astype(np.float32).astype(DTYPES[name])
+        rounded: Float64 = bits.view(np.float64)
+        plain = np.abs(value) >= _LEAST_BFLOAT16  # not where NaN
+        if not plain.all():
+            # adding 2^-81 rounds to the grid of 2^-133; the bits of a NaN would overflow, or become those of infinity
+            settled = np.copysign((np.abs(value) + 2.0**-81) - 2.0**-81, value)
+            rounded = np.where(plain, rounded, settled)
+        return rounded.astype(np.float32).astype(DTYPES[name])
     if name == "float16":
         # NumPy takes 100 times longer over a conversion that underflows: these are on the grid of 2^-24 before it
-        small = np.abs(value) < _LEAST[name]
+        small = np.abs(value) < _LEAST["float16"]
         value = np.where(small, np.copysign((np.abs(value) + 2.0**28) - 2.0**28, value), value)
     return value.astype(DTYPES[name], copy=False)
+
+
+def converted(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """An array of one of the four dtypes in another, rounded once; itself where nothing changes."""
+    if array.dtype == DTYPES[name]:
+        return array
+    if array.itemsize == 8:
+        return narrow(np.ascontiguousarray(array, np.float64), name)
+    return array.astype(np.float32).astype(DTYPES[name])
 
 
 def settle(single: NDArray[np.float32]) -> None:

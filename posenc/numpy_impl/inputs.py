@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from posenc.spec import checks
+from posenc.spec import checks, weight_checks
 
 DTYPES = {
     "float64": np.dtype(np.float64),
@@ -27,11 +27,17 @@ class Positions(NamedTuple):
 
 
 def read_positions(where: str, positions: object) -> Positions:
-    """Integers, float32 or float64 of any shape: a number, nested lists, a range, or what has `__array__`."""
+    """Integers, float32 or float64 of any shape: a number, nested lists, a range, or what has `__array__`.
+
+    Integers only where `where` names an argument, as `rows.key_positions` does.
+    """
+    floats = "." not in where
     if isinstance(positions, range):
         return Positions((len(positions),), checks.position_range(where, positions))
     numbers = checks.position_list(where, positions)
     if numbers is not None:
+        if not (numbers.integral or floats):
+            raise checks.position_dtype_error(where, "float")
         return Positions(numbers.shape, np.array(numbers.values, np.int64 if numbers.integral else np.float64))
     if not hasattr(positions, "__array__"):
         raise checks.position_dtype_error(where, type(positions).__name__)
@@ -41,7 +47,7 @@ def read_positions(where: str, positions: object) -> Positions:
     if array.dtype.kind in "iu":
         outside = (flat >= checks.POSITION_LIMIT) | (flat <= -checks.POSITION_LIMIT)
         wide = np.dtype(np.int64)
-    elif array.dtype.name in ("float32", "float64"):
+    elif floats and array.dtype.name in ("float32", "float64"):
         outside = ~(np.abs(flat) < checks.POSITION_LIMIT)  # NaN is outside too
         wide = np.dtype(np.float64)
     else:
@@ -49,6 +55,44 @@ def read_positions(where: str, positions: object) -> Positions:
     if outside.any():
         raise checks.position_value_error(where, flat[outside.argmax()].item())
     return Positions(array.shape, flat.astype(wide, copy=False))
+
+
+class Pair(NamedTuple):
+    """Leading axes of a result; positions `(*lead, length, axes)`, with 1 in place of a size that does not vary."""
+
+    lead: tuple[int, ...]
+    query: NDArray[np.int64]
+    key: NDArray[np.int64]
+
+
+def read_pair(where: str, axes: int, query: object, key: object) -> Pair:
+    """Positions of queries and keys, `(*B, length)`, or `(*B, length, axes)` where a position has several integers."""
+    names = f"{where}.query_positions", f"{where}.key_positions"
+    both = [read_positions(name, positions) for name, positions in zip(names, (query, key), strict=True)]
+    behind = 1 if axes == 1 else 2
+    for name, (shape, _) in zip(names, both, strict=True):
+        if len(shape) < behind or (axes > 1 and shape[-1] != axes):
+            raise weight_checks.pair_shape_error(name, axes, shape)
+    leads = [shape[:-behind] for shape, _ in both]
+    lead = tuple(size or 0 for size in weight_checks.pair_lead(where, *leads))
+    aligned = (
+        np.asarray(p, np.int64).reshape(*(1,) * (len(lead) - len(own)), *own, shape[len(own)], axes)
+        for own, (shape, p) in zip(leads, both, strict=True)
+    )
+    return Pair(lead, *aligned)
+
+
+def read_weights(where: str, weights: object, shape: tuple[int, int]) -> NDArray[Any]:
+    """Trained numbers, of one of the four dtypes."""
+    if not hasattr(weights, "__array__"):
+        raise weight_checks.weights_dtype_error(where, type(weights).__name__)
+    array = np.asarray(weights)
+    name = name_of(array.dtype)
+    if name not in DTYPES:
+        raise weight_checks.weights_dtype_error(where, name)
+    if array.shape != shape:
+        raise weight_checks.weights_shape_error(where, shape, array.shape)
+    return array
 
 
 def read_dtype(where: str, dtype: object) -> str:
@@ -70,7 +114,7 @@ def read_x(where: str, x: object, dim: int) -> NDArray[Any]:
     if not hasattr(x, "__array__"):
         raise checks.x_dtype_error(where, type(x).__name__)
     array = np.asarray(x)
-    name = _name(array.dtype)
+    name = name_of(array.dtype)
     if name not in DTYPES:
         raise checks.x_dtype_error(where, name)
     if array.ndim == 0 or array.shape[-1] != dim:
@@ -84,12 +128,12 @@ def read_table(where: str, table: object, pairs: int, lead: tuple[int, ...]) -> 
     if not all(hasattr(part, "__array__") for part in parts):
         raise checks.table_kind_error(where, pairs, *parts)
     cos, sin = (np.asarray(part) for part in parts)
-    checks.check_table(where, pairs, (_name(cos.dtype), _name(sin.dtype)), (cos.shape, sin.shape))
+    checks.check_table(where, pairs, (name_of(cos.dtype), name_of(sin.dtype)), (cos.shape, sin.shape))
     if not checks.table_fits(cos.shape[:-1], lead):
         raise checks.table_shape_error(where, lead, cos.shape[:-1])
     return cos, sin
 
 
-def _name(dtype: np.dtype[Any]) -> str:
+def name_of(dtype: np.dtype[Any]) -> str:
     """Of the four, in either byte order, and of any other; asking NumPy for a name takes longer than a sum."""
     return _NAMES.get(dtype) or dtype.name

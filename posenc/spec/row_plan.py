@@ -13,8 +13,9 @@ from posenc.spec.plan import lowered
 class RowPlan:
     """Which row of a table `(rows, dim)` a position reads; all that a backend needs to know of a learned encoding.
 
-    A position p from `low` to `high` reads row p + `offset`, times `scale`: the product in float32 (float64 for
-    float64) with the scale rounded to it, rounded once to the dtype of the weights; where `scale` is 1, the row itself.
+    A position p from `low` to `high` reads row p + `offset`, times `scale`: the product of float32 numbers
+    (float64 for float64), the scale as the nearest one, rounded to float32 and then to the dtype of the weights; where
+    `scale` is 1, the row itself.
     Other positions have no row: refused on the host, NaN in every channel in a trace or on an accelerator, and no
     gradient. The row of `frozen_position` is read like any other, but no gradient reaches it through it.
     """
