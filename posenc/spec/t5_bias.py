@@ -47,8 +47,8 @@ class T5Bias:
     -------
     Raffel et al. 2019 (arXiv 1910.10683), section 2.1, in words. Formula: tensorflow/mesh, mesh_tensorflow/transformer/
     transformer_layers.py, `_relative_position_bucket`; rule `t5x`: google/flaxformer, components/attention/
-    relative_position_biases.py. Deviations in the world: logarithms in float64 or on an accelerator, which put
-    distances such as 10, 20 and 80 of 10 buckets a side into the bucket below.
+    relative_position_biases.py. Deviations in the world: logarithms in floating point, which put a distance that
+    begins a bucket into the one below: 10, 20 and 80 of 10 buckets a side and 160 in float64, others in float32.
     """
 
     heads: int
