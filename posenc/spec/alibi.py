@@ -53,8 +53,8 @@ class Alibi:
     Press et al. 2021, Train Short, Test Long (arXiv 2108.12409), section 3, for powers of two. The rule for other
     numbers of heads stands in its code only: fairseq/models/transformer.py, `get_slopes`, of ofirpress/
     attention_with_linear_biases. `max_bias` is MPT's `alibi_bias_max`. Who uses which form: `causal`, `symmetric`,
-    `anchored`. Deviations in the world: 2^(-8h/heads) for every number of heads; a bias that is divided by sqrt(head_dim)
-    with the scores (Falcon).
+    `anchored`. Deviations in the world: 2^(-8h/heads) for every number of heads; a bias that is divided with the
+    scores by sqrt(head_dim) (Falcon).
     """
 
     heads: int

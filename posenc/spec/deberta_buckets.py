@@ -30,7 +30,7 @@ class DebertaBuckets:
     buckets : an even integer from 4 to 4,096; `position_buckets` of a configuration. 256 in the published models.
     max_distance : an integer > m + 1, below 2^31; `max_relative_positions`, where that is -1 the longest input. 512.
     clamped : True as in the authors' later code; False as in their first release, transformers and keras-hub. No
-        default. They differ from distance M on, and only for keys far ahead of the query: row 1, and, further on, row 0.
+        default. They differ from distance M on, only for keys far ahead of the query: row 1, and, further on, row 0.
 
     Raises
     ------
