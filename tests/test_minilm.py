@@ -23,7 +23,7 @@ from transformers.models.bert.modeling_bert import BertEmbeddings
 
 from posenc import Learned, jax_impl, numpy_impl, torch_impl
 from posenc.conformance.judge import Disagreement
-from posenc.positions import padded
+from posenc.positions import packed, padded
 from posenc.torch_impl.modules import LearnedEncoding
 from tests.columns import every_host, numpy_dtype
 from tests.groups import same_bits
@@ -198,16 +198,15 @@ STAGES: dict[str, Stage] = {
 every_stage = pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
 
 
-def check(model: Model, stage: Stage, spec: Learned, index: int) -> None:
-    """One sentence, at its positions 0, 1, 2, ..."""
-    rows = model.rows[index]
-    x, output = stage(model, spec, rows, range(len(rows)))
+def check(model: Model, stage: Stage, spec: Learned) -> None:
+    """All sentences, packed one behind the other, each at its positions 0, 1, 2, ..."""
+    x, output = stage(model, spec, np.concatenate(model.rows), packed([len(rows) for rows in model.rows]))
     # two sums of float32 numbers in the model's own order, each rounded once: the same bits
-    np.testing.assert_array_equal(np.asarray(x), model.sums[index])
-    close(output, model.outputs[index])
-    close(output, model.truth[index])
+    np.testing.assert_array_equal(np.asarray(x), np.concatenate(model.sums))
+    close(output, np.concatenate(model.outputs))
+    close(output, np.concatenate(model.truth))
     if isinstance(x, torch.Tensor):
-        np.testing.assert_array_equal(output, model.outputs[index])
+        np.testing.assert_array_equal(output, np.concatenate(model.outputs))
 
 
 def close(got: Any, expected: np.ndarray) -> None:
@@ -216,15 +215,13 @@ def close(got: Any, expected: np.ndarray) -> None:
 
 @every_stage
 def test_the_stage_has_the_models_own_values(model: Model, stage: Stage) -> None:
-    for index in range(len(SENTENCES)):
-        check(model, stage, SPEC, index)
+    check(model, stage, SPEC)
 
 
 @every_stage
 def test_another_offset_is_seen(model: Model, stage: Stage) -> None:
-    for index in range(len(SENTENCES)):
-        with pytest.raises(AssertionError):
-            check(model, stage, LIKE_OPT, index)
+    with pytest.raises(AssertionError, match="Mismatched elements"):
+        check(model, stage, LIKE_OPT)
 
 
 def test_a_row_too_far_is_seen_behind_the_layer_norm(model: Model) -> None:

@@ -61,8 +61,8 @@ class TransformerXLIndex:
     """Rows of Transformer-XL's R, whose row 0 is the furthest distance: row = longest - (i - j).
 
     i is the position of the query, j that of the key, and R encodes the distances longest, longest - 1, ..., shortest
-    of query minus key, often by a sinusoid (`Sinusoidal.tensor2tensor` at these positions). A pair of another
-    distance has no row: `rows` is -1 there, and what the published shift leaves there is undefined.
+    of query minus key, by `Sinusoidal(dim, layout="sin_cos", denominator_shift=0)` at these positions in the paper. A
+    pair of another distance has no row: `rows` is -1 there, and what the published shift leaves there is undefined.
 
     Parameters
     ----------
