@@ -78,3 +78,35 @@ class AddOnce(torch.autograd.Function):
     @staticmethod
     def jvp(_: Any, *tangents: Any) -> Any:
         return tangents[0].clone()
+
+
+def round_once(wide: Tensor, dtype: torch.dtype) -> Tensor:
+    """`round_to`, differentiable."""
+    if wide.dtype == torch.float64 and dtype in (torch.bfloat16, torch.float16):
+        result: Tensor = _RoundOnce.apply(wide, dtype)  # type: ignore[no-untyped-call]
+        return result
+    return wide.to(dtype)
+
+
+class _RoundOnce(torch.autograd.Function):
+    """float64 to half precision; a gradient passes as that of a conversion does."""
+
+    @staticmethod
+    def forward(wide: Tensor, dtype: torch.dtype) -> Tensor:
+        return round_to(wide, dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 - torch passes three
+        ctx.dtype = inputs[1]
+
+    @staticmethod
+    def vmap(_: Any, in_dims: tuple[int, None], wide: Tensor, dtype: torch.dtype) -> tuple[Tensor, int]:
+        return round_once(wide, dtype), in_dims[0]
+
+    @staticmethod
+    def backward(_: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0].to(torch.float64), None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return tangents[0].to(ctx.dtype)

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
 from torch.utils.dlpack import from_dlpack
 
-from posenc.spec import checks
+from posenc.spec import checks, weight_checks
 
 _OUTPUT = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _INTEGERS = (
@@ -59,6 +60,14 @@ def read_x(where: str, x: object, dim: int, positions: object) -> None:
         raise checks.x_rank_error(where, dim, x.shape)
 
 
+def check_broadcast(where: str, x: Tensor, shape: Any) -> None:
+    """Positions of this shape have to broadcast to the axes of x but the last."""
+    # an `in` that asks a tuple of symbols is answered wrongly by torch.compile (2.13)
+    pairs = zip(reversed(shape), reversed(x.shape[:-1]), strict=False)
+    if len(shape) >= x.dim() or not all(a == 1 or a == b for a, b in pairs):  # noqa: PLR1714 - as above
+        raise checks.positions_shape_error(where, x.shape[:-1], shape)
+
+
 def read_table(where: str, table: object, pairs: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines: two tensors of one float dtype and one shape `(*P, pairs)`."""
     cos, sin = checks.table_parts(where, pairs, table)
@@ -66,6 +75,33 @@ def read_table(where: str, table: object, pairs: int) -> tuple[Tensor, Tensor]:
         raise checks.table_kind_error(where, pairs, cos, sin)
     checks.check_table(where, pairs, (dtype_name(cos.dtype), dtype_name(sin.dtype)), (cos.shape, sin.shape))
     return cos, sin
+
+
+def read_weights(where: str, weights: object, shape: tuple[int, int]) -> Tensor:
+    if not isinstance(weights, Tensor):
+        raise weight_checks.weights_dtype_error(where, type(weights).__name__)
+    if weights.dtype not in _OUTPUT:
+        raise weight_checks.weights_dtype_error(where, dtype_name(weights.dtype))
+    if weights.dim() != 2 or weights.shape[0] != shape[0] or weights.shape[1] != shape[1]:
+        raise weight_checks.weights_shape_error(where, shape, weights.shape)
+    return weights
+
+
+def needs_operations(weights: Tensor) -> bool:
+    """Whether something follows the operations on `weights`: a gradient, a tangent, a transform, a mode, a compiler."""
+    return (
+        type(weights) not in (Tensor, torch.nn.Parameter)
+        or (weights.requires_grad and torch.is_grad_enabled())
+        or has_tangents()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+        or torch.compiler.is_compiling()
+    )
+
+
+def has_tangents() -> bool:
+    """Whether something could carry a tangent, or a transform of torch.func stands around."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def wrapped(tensor: Tensor) -> bool:
@@ -101,6 +137,30 @@ def read_traced_positions(where: str, positions: object) -> Tensor:
         raise checks.position_dtype_error(where, type(positions).__name__)
     dtype = torch.int64 if numbers.integral else torch.float64
     return torch.tensor(numbers.values, dtype=dtype, device=CPU).view(numbers.shape)
+
+
+def read_integers(where: str, positions: object) -> Tensor | range:
+    """`read_positions` of an argument that takes integers only; `where` names it."""
+    if not isinstance(positions, Tensor | range | bool | int | float | list | tuple):
+        positions = _foreign(where, positions)
+    if isinstance(positions, Tensor):
+        _refuse_floats(where, positions)
+    found = read_positions(where, positions)
+    if isinstance(found, Tensor):
+        _refuse_floats(where, found)
+    return found
+
+
+def read_traced_integers(where: str, positions: object) -> Tensor:
+    """`read_integers` inside a trace."""
+    found = read_traced_positions(where, positions)
+    _refuse_floats(where, found)
+    return found
+
+
+def _refuse_floats(where: str, positions: Tensor) -> None:
+    if positions.dtype in _FLOATS:
+        raise checks.position_dtype_error(where, dtype_name(positions.dtype))
 
 
 def arange(positions: range, device: torch.device = CPU) -> Tensor:
@@ -185,6 +245,47 @@ class _Unwrapped(torch.autograd.Function):
     @staticmethod
     def backward(_: Any, *__: Tensor) -> tuple[None, None, None]:
         return None, None, None
+
+    @staticmethod
+    def jvp(_: Any, *__: Any) -> None:
+        return None
+
+
+Pairs = Callable[[Tensor, Tensor], Tensor]
+"""Of the positions of queries and keys, `(*B, Q)` and `(*B, K)`, or with one more axis each, that of coordinates."""
+
+
+def pairs_on_host(where: str, function: Pairs, query: Tensor, key: Tensor) -> Tensor:
+    """`function(query, key)` as `on_host` has it."""
+    if not (wrapped(query) or wrapped(key)):
+        check_values(f"{where}.query_positions", query)
+        check_values(f"{where}.key_positions", key)
+        return function(query, key)
+    result: Tensor = _UnwrappedPairs.apply(where, function, query, key)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _UnwrappedPairs(torch.autograd.Function):
+    """As `_Unwrapped`; a mapped axis is the first of the leading axes."""
+
+    forward = staticmethod(pairs_on_host)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 - torch passes three
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def vmap(_: Any, in_dims: tuple[Any, ...], where: str, function: Pairs, *both: Tensor) -> tuple[Tensor, int]:
+        query, key = (
+            t.unsqueeze(0) if at is None else t.movedim(at, 0) for t, at in zip(both, in_dims[2:], strict=True)
+        )
+        rank = max(query.dim(), key.dim())
+        query, key = (t.reshape(t.shape[0], *[1] * (rank - t.dim()), *t.shape[1:]) for t in (query, key))
+        return pairs_on_host(where, function, query, key), 0
+
+    @staticmethod
+    def backward(_: Any, *__: Tensor) -> tuple[None, ...]:
+        return None, None, None, None
 
     @staticmethod
     def jvp(_: Any, *__: Any) -> None:

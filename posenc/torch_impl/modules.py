@@ -1,4 +1,4 @@
-"""`torch.nn` shells around one specification. They own no tensors: nothing to cast, to move, to save or to lose."""
+"""`torch.nn` shells around one specification. Fixed encodings own no tensors: nothing to cast, to move or to lose."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ import torch
 from torch import Tensor
 
 from posenc.spec import checks
+from posenc.spec.distance_plan import DistanceSpec, bias_plan
 from posenc.spec.plan import PhaseSpec, RotarySpec, encoding_plan, table_plan
+from posenc.spec.row_plan import RowSpec, row_plan
+from posenc.torch_impl import inputs
+from posenc.torch_impl.distance import bias
+from posenc.torch_impl.formats import round_once
 from posenc.torch_impl.inputs import traced
+from posenc.torch_impl.learned import read_rows, row_facts
 from posenc.torch_impl.phase import Table, add, table
 from posenc.torch_impl.rotation import rotate
 
@@ -73,6 +79,96 @@ class RotaryEmbedding(torch.nn.Module):
             copied = positions.detach().clone() if isinstance(positions, Tensor) else positions
             _last[self] = _Made(self.spec, dtype, inference, copied, made)
         return made
+
+
+class RelativeBias(torch.nn.Module):
+    """`forward(query_positions, key_positions)` is `bias(spec, ...)`, of the parameter `weights` where it has a table.
+
+    `weights` `spec.weight_shape` are normal with standard deviation `std`: T5 has `d_model ** -0.5`, Swin 0.02. With
+    slopes there are none, and the result is where the positions are. Its dtype is that of the weights, else float32.
+
+    `scaled_dot_product_attention` takes a floating `attn_mask` of float32, or of the dtype of the queries, and no
+    other: with half-precision queries `dtype=torch.float32` spares scores of a model in half precision a rounding.
+    """
+
+    weights: torch.nn.Parameter | None
+
+    def __init__(
+        self,
+        spec: DistanceSpec,
+        *,
+        std: float = 0.02,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        plan = bias_plan("RelativeBias", spec)
+        self.spec = spec
+        self.std = checks.non_negative("RelativeBias.std", std)
+        if plan.rows is None or plan.heads is None:
+            self.register_parameter("weights", None)
+        else:
+            self.weights = torch.nn.Parameter(torch.empty(plan.rows, plan.heads, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        if self.weights is not None:
+            torch.nn.init.normal_(self.weights, std=self.std)
+
+    def forward(self, query_positions: Any, key_positions: Any, *, dtype: torch.dtype | str | None = None) -> Tensor:
+        if dtype is None:
+            dtype = torch.float32 if self.weights is None else self.weights.dtype
+        return bias(self.spec, query_positions, key_positions, weights=self.weights, dtype=dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.spec!r}, std={self.std}"
+
+
+class LearnedEncoding(torch.nn.Module):
+    """`forward(x, positions=None)` is x plus the rows of `weights` that positions read, rounded once to `x.dtype`.
+
+    Without positions they are `range(x.shape[-2])`. `weights` `spec.weight_shape` are normal with standard deviation
+    `std`; the row of a frozen position is zero, and stays so.
+    """
+
+    def __init__(
+        self,
+        spec: RowSpec,
+        *,
+        std: float = 0.02,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        plan = row_plan("LearnedEncoding", spec)
+        self.spec = spec
+        self.std = checks.non_negative("LearnedEncoding.std", std)
+        self.weights = torch.nn.Parameter(torch.empty(plan.rows, plan.dim, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        torch.nn.init.normal_(self.weights, std=self.std)
+        plan = self.spec.plan()
+        if plan.frozen_position is not None:
+            with torch.no_grad():
+                self.weights[plan.frozen_position + plan.offset].zero_()
+
+    def forward(self, x: Tensor, positions: Any = None) -> Tensor:
+        where, in_trace = "LearnedEncoding", traced()
+        plan = row_facts(where, self.spec, traced=in_trace)
+        inputs.read_x(where, x, plan.dim, positions)
+        read = inputs.read_traced_integers if in_trace else inputs.read_integers
+        if positions is not None:
+            found = read(f"{where}.positions", positions)
+        else:
+            found = torch.arange(x.shape[-2], device=x.device) if in_trace else range(x.shape[-2])
+        inputs.check_broadcast(where, x, (len(found),) if isinstance(found, range) else found.shape)
+        wide = torch.float64 if torch.float64 in (x.dtype, self.weights.dtype) else torch.float32
+        rows = read_rows(where, plan, self.weights, found, traced=in_trace)
+        return round_once(x.to(wide) + rows.to(wide), x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.spec!r}, std={self.std}"
 
 
 class _Made(NamedTuple):

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from posenc.spec import checks
 from posenc.spec.plan import PhaseSpec, RotarySpec
 from posenc.torch_impl import inputs
 from posenc.torch_impl.addition import encode_range, encode_values
@@ -94,13 +93,13 @@ def add(spec: PhaseSpec, x: Tensor, positions: Any = None) -> Tensor:
             found = torch.arange(x.shape[-2], dtype=torch.int64, device=x.device)
         else:
             found = inputs.read_traced_positions("add", positions).to(x.device)
-            _check_shape(x, found.shape)
+            inputs.check_broadcast("add", x, found.shape)
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         return (x.to(wide) + _traced(key, found, wide)).to(x.dtype)
     inputs.read_x("add", x, checked_facts("add", spec, rotary=False).dim, positions)
     given = range(x.shape[-2]) if positions is None else inputs.read_positions("add", positions)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    _check_shape(x, (len(given),) if isinstance(given, range) else given.shape)
+    inputs.check_broadcast("add", x, (len(given),) if isinstance(given, range) else given.shape)
     encoding = _encode("add", spec, given, wide, x.device)
     if x.dtype == wide:
         return x + encoding
@@ -108,13 +107,6 @@ def add(spec: PhaseSpec, x: Tensor, positions: Any = None) -> Tensor:
         return (x.to(wide) + encoding).to(x.dtype)
     result: Tensor = AddOnce.apply(x, encoding)  # type: ignore[no-untyped-call]
     return result
-
-
-def _check_shape(x: Tensor, shape: Any) -> None:
-    # an `in` that asks a tuple of symbols is answered wrongly by torch.compile (2.13)
-    pairs = zip(reversed(shape), reversed(x.shape[:-1]), strict=False)
-    if len(shape) >= x.dim() or not all(a == 1 or a == b for a, b in pairs):  # noqa: PLR1714 - as above
-        raise checks.positions_shape_error("add", x.shape[:-1], shape)
 
 
 def _read_and_encode(where: str, spec: PhaseSpec, key: str | None, positions: Any, dtype: object) -> Tensor:

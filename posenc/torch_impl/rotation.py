@@ -185,7 +185,7 @@ def _formula(x: Tensor, cos: Tensor, sin: Tensor, turn: _Turn) -> Tensor:
         u, v = pairs.unbind(-2 if turn.reads == "half" else -1)
         turned = torch.stack((u * cos - v * sin, v * cos + u * sin), -2 if turn.writes == "half" else -1)
     turned = turned.reshape(part.shape).to(x.dtype)
-    return turned if whole else _joined(before, turned, behind)
+    return turned if whole else joined(before, turned, behind)
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor, turn: _Turn, head: int | None) -> Tensor:
@@ -196,7 +196,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, turn: _Turn, head: int | None) 
         if whole:
             return _at_once(x, cos, sin, turn)
         before, part, behind = turn.split(x)
-        return _joined(before, _at_once(part, cos, sin, turn), behind)
+        return joined(before, _at_once(part, cos, sin, turn), behind)
     result = torch.empty_like(x)
     into = result
     if not whole:
@@ -213,12 +213,13 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, turn: _Turn, head: int | None) 
     return result
 
 
-def _joined(*parts: Tensor) -> Tensor:
+def joined(*parts: Tensor, axis: int = -1) -> Tensor:
     kind = parts[0].device.type
-    if parts[0].dtype == torch.float32 or not torch.is_autocast_enabled(kind):
-        return torch.cat(parts, -1)
+    # meta tensors have no autocast, and are refused where it is asked for
+    if parts[0].dtype == torch.float32 or kind == "meta" or not torch.is_autocast_enabled(kind):
+        return torch.cat(parts, axis)
     with torch.autocast(kind, enabled=False):  # which joins no tensors of the half precision that is not its own
-        return torch.cat(parts, -1)
+        return torch.cat(parts, axis)
 
 
 def _at_once(x: Tensor, cos: Tensor, sin: Tensor, turn: _Turn) -> Tensor:

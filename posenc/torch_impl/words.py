@@ -6,11 +6,12 @@ Host words are cached as bytes, so that no mode (inference, fake or meta tensors
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from dataclasses import fields
 from fractions import Fraction
 from functools import cache, lru_cache
 from itertools import groupby
-from typing import Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, get_type_hints, overload
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import guard_scalar
 
-from posenc.spec import PhasePlan, exact, from_json, to_json
+from posenc.spec import DistancePlan, PhasePlan, Rope, RowPlan, Sinusoidal, exact, from_json, to_json
 from posenc.spec.plan import Layout, PhaseSpec, RotarySpec, encoding_plan, phase_plan, table_plan
 from posenc.spec.rope_scaling import SCALINGS
 from posenc.spec.serialise import FAMILIES, SCHEMA
@@ -27,6 +28,9 @@ from posenc.torch_impl.inputs import CPU
 Kind = Literal["wide", "phase", "fused"]
 _QUARTER_TURN = 1 << 30
 _KINDS = tuple((family, kind, tuple(field.name for field in fields(kind))) for family, kind in FAMILIES.items())
+_PLANS = {kind: get_type_hints(kind.plan)["return"] for kind in FAMILIES.values()}
+DISTANCES = tuple(kind for kind, plan in _PLANS.items() if plan is DistancePlan)
+TABLES = tuple(kind for kind, plan in _PLANS.items() if plan is RowPlan)
 _RULES = tuple((rule, kind, tuple(field.name for field in fields(kind))) for rule, kind in SCALINGS.items())
 
 
@@ -88,8 +92,9 @@ def checked_facts(where: str, spec: object, *, rotary: bool | None = None) -> Fa
     return found
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _refuse(where: str, spec: object, rotary: bool | None) -> None:
-    """Raise what a specification of the wrong kind deserves."""
+    """Raise what a specification of the wrong kind deserves: outside a trace, which would follow exact arithmetic."""
     if rotary is None:
         phase_plan(where, spec)
     elif rotary:
@@ -106,25 +111,34 @@ def words(spec: PhaseSpec, kind: Kind, device: torch.device) -> Tensor:
     `fused` `(4, 3, dim)`: of levels 0, 1, 2 and the offset, the words 3, 2, 1 of every channel; a cosine is a sine
     a quarter turn ahead, so that no channel needs a partner.
     """
-    shape, buffer = _buffer(spec, kind)  # type: ignore[arg-type]
-    if device.type == "cpu":
-        return torch.frombuffer(buffer, dtype=torch.int64).view(shape)
-    if isinstance(torch.empty(0, device=CPU), FakeTensor):
-        return torch.tensor(buffer.tolist(), dtype=torch.int64, device=device).view(shape)
+    if device.type == "cpu" or isinstance(torch.empty(0, device=CPU), FakeTensor):
+        return _buffer(spec, kind).tensor(device)  # type: ignore[arg-type]
     return _on_device(spec, kind, str(device))  # type: ignore[arg-type]
 
 
 def trace_key(where: str, spec: PhaseSpec, *, rotary: bool | None = None) -> str:
+    """`traced_json` of a specification with phases."""
+    kinds = (Sinusoidal, Rope) if rotary is None else (Rope,) if rotary else (Sinusoidal,)
+    if not is_one_of(spec, kinds):
+        _refuse(where, spec, rotary)
+    return traced_json(spec)
+
+
+def is_one_of(spec: object, kinds: tuple[type[Any], ...]) -> bool:
+    return any([type(spec) is kind for kind in kinds])  # noqa: C419 - a generator would be traced as such
+
+
+def traced_json(spec: object) -> str:
     """`to_json(spec)`, written so that torch.compile can trace it and guards each field by value."""
     for family, kind, names in _KINDS:
-        if type(spec) is kind and (rotary is None or rotary == (family == "rope")):
-            values = [f', "{name}": {_json(getattr(spec, name))}' for name in names]
+        if type(spec) is kind:
+            values = [f', "{name}": {json_value(getattr(spec, name))}' for name in names]
             return f'{{"schema": {SCHEMA}, "family": "{family}"{"".join(values)}}}'
-    _refuse(where, spec, rotary)
     return to_json(spec)  # type: ignore[arg-type]  # raises what a trace of any other specification deserves
 
 
-def _json(value: object) -> str:
+def json_value(value: object) -> str:
+    """One field of a specification, or a tuple of numbers, as `traced_json` writes it."""
     if value is None:
         return "null"
     if isinstance(value, str):
@@ -132,10 +146,10 @@ def _json(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):
-        return f"[{', '.join([_json(item) for item in value])}]"
+        return f"[{', '.join([json_value(item) for item in value])}]"
     for rule, kind, names in _RULES:
         if type(value) is kind:
-            values = [f', "{name}": {_json(getattr(value, name))}' for name in names]
+            values = [f', "{name}": {json_value(getattr(value, name))}' for name in names]
             return f'{{"rule": "{rule}"{"".join(values)}}}'
     # without this a number that changed once becomes a symbol, and no key
     return f"{guard_scalar(value)}"  # type: ignore[arg-type]
@@ -143,19 +157,42 @@ def _json(value: object) -> str:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def traced_facts(key: str) -> Facts:
-    return facts(from_json(key))
+    return facts(from_json(key))  # type: ignore[arg-type]  # the key is that of a specification with phases
 
 
 def traced_words(key: str, kind: Kind, device: str) -> Tensor:
-    """The words as one tensor that the graph reads: as Python integers they cost a guard each, and minutes to compile.
+    """`words` of the specification of a key, in a trace."""
+    return traced_constant(kind, key, device)
+
+
+class Constant(NamedTuple):
+    """A tensor that a plan gives, kept as bytes."""
+
+    shape: tuple[int, ...]
+    values: array[Any]
+
+    def tensor(self, device: torch.device) -> Tensor:
+        dtype = _DTYPES[self.values.typecode]
+        if device.type == "cpu":
+            return torch.frombuffer(self.values, dtype=dtype).view(self.shape)
+        return torch.tensor(self.values.tolist(), dtype=dtype, device=device).view(self.shape)
+
+
+_DTYPES = {"q": torch.int64, "i": torch.int32, "d": torch.float64, "f": torch.float32}
+MAKERS: dict[str, Callable[[str], Constant]] = {}
+"""What makes the constants of a kind from a key."""
+
+
+def traced_constant(kind: str, key: str, device: str) -> Tensor:
+    """A constant as one tensor that the graph reads: Python integers cost a guard each, and minutes to compile.
 
     Dynamo gets the name of an attribute: two constant tensors of one function would collide in AOTAutograd.
     """
     if torch.compiler.is_dynamo_compiling():
-        found: Tensor = getattr(_held, _hold_by_key(key, kind, device))
+        found: Tensor = getattr(_held, _hold_by_key(kind, key, device))
         return found
-    shape, buffer = _buffer(from_json(key), kind)
-    return torch.tensor(buffer.tolist(), dtype=torch.int64, device=device).view(shape)
+    shape, values = MAKERS[kind](key)
+    return torch.tensor(values.tolist(), dtype=_DTYPES[values.typecode], device=device).view(shape)
 
 
 class _Held:
@@ -166,37 +203,39 @@ _held = _Held()
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _hold_by_key(key: str, kind: Kind, device: str) -> str:
-    return _hold(from_json(key), kind, device)
+def _hold_by_key(kind: str, key: str, device: str) -> str:
+    return _hold(kind, key, device)
 
 
 @cache
-def _hold(spec: PhaseSpec, kind: Kind, device: str) -> str:
-    """The name under which `_held` has the words; the compiler limits how many graphs of a function there are."""
-    words_there = _uploaded(spec, kind, device)
-    torch._dynamo.mark_static(words_there)
-    name = f"words_{len(vars(_held))}"
-    setattr(_held, name, words_there)
+def _hold(kind: str, key: str, device: str) -> str:
+    """The name under which `_held` has a constant; the compiler limits how many graphs of a function there are."""
+    there = uploaded(MAKERS[kind](key), device)
+    torch._dynamo.mark_static(there)
+    name = f"{kind}_{len(vars(_held))}"
+    setattr(_held, name, there)
     return name
 
 
-def _uploaded(spec: PhaseSpec, kind: Kind, device: str) -> Tensor:
-    """The words as a plain tensor, whatever mode is on."""
-    shape, buffer = _buffer(spec, kind)  # type: ignore[arg-type]
+def uploaded(constant: Constant, device: str) -> Tensor:
+    """A plain tensor, whatever mode is on."""
     with temporarily_clear_interpreter_stack(), torch.inference_mode(False):
-        return torch.tensor(buffer.tolist(), dtype=torch.int64, device=device).view(shape)
+        dtype = _DTYPES[constant.values.typecode]
+        return torch.tensor(constant.values.tolist(), dtype=dtype, device=device).view(constant.shape)
 
 
-_on_device = lru_cache(maxsize=64)(_uploaded)
+@lru_cache(maxsize=64)
+def _on_device(spec: PhaseSpec, kind: Kind, device: str) -> Tensor:
+    return uploaded(_buffer(spec, kind), device)  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=192)
-def _buffer(spec: PhaseSpec, kind: Kind) -> tuple[tuple[int, ...], array[int]]:
+def _buffer(spec: PhaseSpec, kind: Kind) -> Constant:
     plan = spec.plan()
     rows = _ROWS[kind](plan)
     flat = array("q", [value for row in rows for value in row])
     count = len(rows[0])
-    return {"wide": (2, 4, count), "phase": (4, 4, count), "fused": (4, 3, count)}[kind], flat
+    return Constant({"wide": (2, 4, count), "phase": (4, 4, count), "fused": (4, 3, count)}[kind], flat)
 
 
 def _wide(plan: PhasePlan) -> list[list[int]]:
@@ -248,3 +287,8 @@ def is_padding(fact: Facts, positions: Tensor) -> Tensor:
 
 
 _ROWS = {"wide": _wide, "phase": _phase, "fused": _fused}
+MAKERS |= {
+    "wide": lambda key: _buffer(from_json(key), "wide"),
+    "phase": lambda key: _buffer(from_json(key), "phase"),
+    "fused": lambda key: _buffer(from_json(key), "fused"),
+}
