@@ -1,4 +1,7 @@
-"""Rounding to the four formats, bit by bit where XLA's own conversion rounds twice or flushes; sums rounded once."""
+"""Rounding to the four formats, bit by bit where XLA's own conversion rounds twice or flushes; sums rounded once.
+
+And entries taken from a table, which are moved as integers: XLA on a CPU moves bfloat16 through float32.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from posenc.jax_impl.inputs import Array
+from posenc.jax_impl.inputs import Array, HostArray
 
 UNSIGNED: dict[int, Any] = {8: np.uint64, 4: np.uint32, 2: np.uint16}
 """By the size of a float, the integer that holds its bits."""
@@ -30,6 +33,39 @@ def narrow(value: jax.Array, dtype: np.dtype[Any]) -> jax.Array:
     below = np.uint64((1 << 29) - 1)
     odd = ((bits & below) != np.uint64(0)).astype(np.uint64) << np.uint64(29)
     return lax.bitcast_convert_type((bits & ~below) | odd, np.float64).astype(np.float32).astype(dtype)
+
+
+def narrowed(values: HostArray, dtype: np.dtype[Any]) -> HostArray:
+    """NumPy's, rounded once, subnormal numbers too."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if values.dtype.itemsize < 8 or dtype.name != "bfloat16":
+            return values.astype(dtype, copy=False)
+        # from float64 by way of float32: where that is halfway between two bfloat16, only the value says which is next
+        near = values.astype(np.float32)
+        bits = near.view(np.int32)
+        tie = (bits & np.int32(0xFFFF)) == np.int32(0x8000)
+        if tie.any():
+            bits[tie] += (np.sign(np.abs(values[tie]) - np.abs(near[tie]))).astype(np.int32)
+        return near.astype(dtype)
+
+
+def taken(table: Array, index: jax.Array, axis: int) -> jax.Array:
+    """Entries of an axis, which becomes those of the index; where that or the table is sharded, so is the result."""
+    array = jnp.asarray(table)
+    specs = [jax.typeof(a).sharding.spec for a in (array, index)]
+    parts = (*specs[0][:axis], *specs[1], *specs[0][axis + 1 :])
+    placed: Any = None if all(part is None for part in parts) else jax.P(*parts)  # type: ignore[no-untyped-call]
+    where = (*(slice(None),) * axis, index)
+    result: jax.Array = array.at[where].get(mode="promise_in_bounds", out_sharding=placed)
+    return result
+
+
+def as_bits(array: jax.Array) -> jax.Array:
+    return lax.bitcast_convert_type(array, UNSIGNED[array.dtype.itemsize])
+
+
+def nan_bits(dtype: np.dtype[Any]) -> Any:
+    return np.array(np.nan, dtype).view(UNSIGNED[dtype.itemsize])[()]
 
 
 def is_subnormal(x: jax.Array) -> jax.Array:

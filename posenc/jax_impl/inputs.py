@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from posenc.spec import checks
+from posenc.spec import checks, weight_checks
 from posenc.spec.plan import FRACTION_BITS, PhasePlan
 
-_POSITIONS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
+_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+_POSITIONS = (*_INTEGERS, "float32", "float64")
 _NAMES = {jnp.dtype(name): name for name in checks.OUTPUT_DTYPES}
 
 HostArray = np.ndarray[Any, Any]
@@ -36,20 +37,34 @@ def on_host(array: Array) -> bool:
 
 def read_positions(where: str, given: object) -> range | Array:
     """A checked range, or integers as int32, float32 or float64 of any shape, on the host if it can be."""
+    array = _read(where, given, _POSITIONS)
+    if not isinstance(array, jax.Array) or jnp.issubdtype(array.dtype, np.floating):
+        return array
+    return lax.convert_element_type(array, np.int32)
+
+
+def read_integers(where: str, given: object) -> range | Array:
+    """A checked range, or integers of any shape: int32 on the host, as they are elsewhere. `where` has a dot."""
+    return _read(where, given, _INTEGERS)
+
+
+def _read(where: str, given: object, dtypes: tuple[str, ...]) -> range | Array:
     if isinstance(given, range):
         return checks.position_range(where, given)
     numbers = checks.position_list(where, given)
     if numbers is not None:
+        if not numbers.integral and "float64" not in dtypes:
+            raise checks.position_dtype_error(where, "float")
         return np.array(numbers.values, np.int32 if numbers.integral else np.float64).reshape(numbers.shape)
     if not isinstance(given, jax.Array):
         if not hasattr(given, "__array__"):
             raise checks.position_dtype_error(where, type(given).__name__)
         given = np.asarray(given)
-    if given.dtype.name not in _POSITIONS:
+    if given.dtype.name not in dtypes:
         raise checks.position_dtype_error(where, given.dtype.name)
     if isinstance(given, jax.Array):
         if not on_host(given):
-            return given if jnp.issubdtype(given.dtype, np.floating) else lax.convert_element_type(given, np.int32)
+            return given
         if not given.is_fully_addressable:
             raise checks.position_shards_error(where)
         given = jax.device_get(given)
@@ -81,7 +96,7 @@ def read_dtype(where: str, dtype: Any) -> np.dtype[Any]:
 def read_x(where: str, given: object, dim: int) -> Array:
     if not isinstance(given, jax.Array | np.ndarray):
         raise checks.x_dtype_error(where, type(given).__name__)
-    array = _native(given)
+    array = native(given)
     if array.dtype not in _NAMES:
         raise checks.x_dtype_error(where, array.dtype.name)
     if array.ndim == 0 or array.shape[-1] != dim:
@@ -89,12 +104,29 @@ def read_x(where: str, given: object, dim: int) -> Array:
     return array
 
 
+def read_weights(where: str, given: object, shape: tuple[int, int]) -> Array:
+    """An array of one of the four dtypes, not copied."""
+    if not isinstance(given, jax.Array | np.ndarray):
+        raise weight_checks.weights_dtype_error(where, type(given).__name__)
+    array = native(given, copy=False)
+    if array.dtype not in _NAMES:
+        raise weight_checks.weights_dtype_error(where, array.dtype.name)
+    if array.shape != shape:
+        raise weight_checks.weights_shape_error(where, shape, array.shape)
+    return array
+
+
+def readable(array: Array) -> bool:
+    """Whether NumPy may work on it: on one CPU device, as what is spread over several is to stay there."""
+    return on_host(array) and (isinstance(array, np.ndarray) or len(array.devices()) == 1)
+
+
 def read_table(where: str, given: object, pairs: int) -> tuple[Array, Array]:
     """Two arrays of one shape `(*P, pairs)` and one float dtype."""
     parts = checks.table_parts(where, pairs, given)
     if not all(isinstance(part, jax.Array | np.ndarray) for part in parts):
         raise checks.table_kind_error(where, pairs, *parts)
-    cos, sin = (_native(part) for part in parts)
+    cos, sin = (native(part) for part in parts)
     checks.check_table(where, pairs, (_name(cos.dtype), _name(sin.dtype)), (cos.shape, sin.shape))
     return cos, sin
 
@@ -104,9 +136,48 @@ def _name(dtype: np.dtype[Any]) -> str:
     return _NAMES.get(dtype) or dtype.name
 
 
-def _native(given: Array) -> Array:
+def native(given: Array, *, copy: bool = True) -> Array:
     """NumPy's arrays are copied: JAX may read their memory after the call, when its owner writes there again."""
-    return given if isinstance(given, jax.Array) else given.astype(given.dtype.newbyteorder("="))
+    return given if isinstance(given, jax.Array) else given.astype(given.dtype.newbyteorder("="), copy=copy)
+
+
+def aligned(size: int) -> HostArray:
+    """So many bytes, with the 64 bytes of alignment that let JAX adopt an array without a copy."""
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size]
+
+
+def adopted(array: HostArray, *given: object) -> jax.Array:
+    """A NumPy array that nobody else holds, as a JAX array without a copy where the device is a CPU.
+
+    `given`: what it was made from; the result goes where the first of them is committed to.
+    """
+    device = None
+    for source in given:
+        if isinstance(source, jax.Array) and source.committed and len(source.devices()) == 1:
+            (device,) = source.devices()
+            break
+    with jax.enable_x64(True):
+        result: jax.Array = jax.device_put(array, device, may_alias=True)
+    return result
+
+
+def shape(positions: range | Array) -> tuple[int, ...]:
+    """NumPy would make an array of a range to ask it."""
+    return (len(positions),) if isinstance(positions, range) else positions.shape
+
+
+def numbered(given: range) -> HostArray:
+    """The integers of a range, on the host."""
+    step = given.step if len(given) > 1 else 1  # a lone position's step may exceed any integer type
+    return (given.start if given else 0) + step * np.arange(len(given), dtype=np.int64)
+
+
+def counted(given: range) -> jax.Array:
+    """Those of a range in a trace, without a constant, modulo 2^32: positions fit, but a step to nowhere need not."""
+    step, start = (np.uint32(number % 2**32).astype(np.int32) for number in (given.step, given.start))
+    return start + step * jnp.arange(len(given), dtype=np.int32)
 
 
 def split(positions: Array) -> tuple[Array, ...]:

@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from posenc.jax_impl import formats, inputs, rounded, waves, words
-from posenc.jax_impl.inputs import Array, HostArray
+from posenc.jax_impl.inputs import Array
 from posenc.spec import checks
 from posenc.spec.plan import PhasePlan, PhaseSpec, RotarySpec, encoding_plan, phase_plan, table_plan
 
@@ -29,7 +29,7 @@ def phase(spec: PhaseSpec, positions: Positions) -> jax.Array:
     plan = phase_plan("phase", spec)
     given = inputs.read_positions("phase", positions)
     if not isinstance(given, jax.Array) and not inputs.staged():
-        return _adopted(rounded.phase(plan, given), positions)
+        return inputs.adopted(rounded.phase(plan, given), positions)
     result: jax.Array = words.upper(_parts(given), words.pair_words(plan), words.pair_offset(plan))
     return result
 
@@ -68,8 +68,8 @@ def add(spec: PhaseSpec, x: ArrayLike, positions: Positions | None = None) -> ja
         raise checks.x_dtype_error("add", NO_FLOAT64)
     if positions is not None:
         given = inputs.read_positions("add", positions)
-        if not checks.broadcasts(np.shape(given), array.shape[:-1]):
-            raise checks.positions_shape_error("add", array.shape[:-1], np.shape(given))
+        if not checks.broadcasts(inputs.shape(given), array.shape[:-1]):
+            raise checks.positions_shape_error("add", array.shape[:-1], inputs.shape(given))
     elif array.ndim < 2:
         raise checks.x_rank_error("add", plan.dim, array.shape)
     elif traced or not inputs.on_host(array):
@@ -80,7 +80,7 @@ def add(spec: PhaseSpec, x: ArrayLike, positions: Positions | None = None) -> ja
         if traced or isinstance(given, jax.Array):
             return formats.fused_sum(array, _fused(plan, given, target))
         (encoding,) = rounded.encode(spec, plan, given, target)
-        result: jax.Array = formats.exact_sum(array, _adopted(encoding, None))
+        result: jax.Array = formats.exact_sum(array, inputs.adopted(encoding, None))
     return result
 
 
@@ -94,7 +94,7 @@ def _values(
     if traced and target == F64 and not x64():
         raise checks.output_dtype_error(where, NO_FLOAT64)
     if not traced and not isinstance(given, jax.Array):
-        return [_adopted(array, positions) for array in rounded.encode(spec, plan, given, target, count)]
+        return [inputs.adopted(array, positions) for array in rounded.encode(spec, plan, given, target, count)]
     fused = _fused(plan, given, target)
     with jax.enable_x64(x64() or target == F64):
         return jnp.split(fused, count, axis=-1)
@@ -104,7 +104,7 @@ def _fused(plan: PhasePlan, given: range | Array, target: np.dtype[Any]) -> jax.
     """Encodings of any positions, without a look at a value."""
     with jax.enable_x64(x64() or target == F64):
         if isinstance(given, range):
-            given = _integers(given)
+            given = inputs.counted(given)
         parts = _parts(given)
         if target == F64:
             result: jax.Array = waves.float64(parts, words.channels(plan))[0]
@@ -122,21 +122,5 @@ def x64() -> bool:
 
 def _parts(given: range | Array) -> tuple[Array, ...]:
     """The int32 parts `(*P, 1)` of positions."""
-    positions = _integers(given) if isinstance(given, range) else given
+    positions = inputs.counted(given) if isinstance(given, range) else given
     return tuple(part[..., None] for part in inputs.split(positions))
-
-
-def _integers(given: range) -> jax.Array:
-    """Without a constant in the trace, modulo 2^32: positions fit, but a step that leads nowhere need not."""
-    step, start = (np.uint32(number % 2**32).astype(np.int32) for number in (given.step, given.start))
-    return start + step * jnp.arange(len(given), dtype=np.int32)
-
-
-def _adopted(array: HostArray, positions: object) -> jax.Array:
-    """A NumPy array that nobody else holds, as a JAX array without a copy where the device is a CPU."""
-    device = None
-    if isinstance(positions, jax.Array) and positions.committed and len(positions.devices()) == 1:
-        (device,) = positions.devices()
-    with jax.enable_x64(True):
-        result: jax.Array = jax.device_put(array, device, may_alias=True)
-    return result

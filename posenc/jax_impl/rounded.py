@@ -38,7 +38,7 @@ DIRECT = 2.0**-50
 
 def phase(plan: PhasePlan, positions: range | HostArray) -> HostArray:
     """`(*P,)` -> `(*P, pairs, 3)`."""
-    (out,), rows = _empty(np.shape(positions), 1, (plan.pairs, 3), np.dtype(np.uint32))
+    (out,), rows = _empty(inputs.shape(positions), 1, (plan.pairs, 3), np.dtype(np.uint32))
     with _on_cpu():
         for piece, parts in pieces(_array(positions).reshape(-1)):
             result = words.upper(parts, wide(words.pair_words(plan)), wide(words.pair_offset(plan)))
@@ -50,7 +50,7 @@ def encode(
     spec: PhaseSpec, plan: PhasePlan, positions: range | HostArray, dtype: np.dtype[Any], count: int = 1
 ) -> list[HostArray]:
     """`(*P,)` -> the channels in `count` arrays `(*P, dim / count)`."""
-    arrays, rows = _empty(np.shape(positions), count, (plan.dim // count,), dtype)
+    arrays, rows = _empty(inputs.shape(positions), count, (plan.dim // count,), dtype)
     with _on_cpu():
         if isinstance(positions, range) and len(positions) >= EVENLY_SPACED and dtype != np.float64:
             index = turn(constants(plan, _still(spec, plan, dtype)), positions, rows)
@@ -114,23 +114,15 @@ def _on_cpu() -> Iterator[None]:
 
 
 def _array(positions: range | HostArray) -> HostArray:
-    if not isinstance(positions, range):
-        return positions
-    step = positions.step if len(positions) > 1 else 1  # a lone position's step may exceed any integer type
-    return (positions.start if positions else 0) + step * np.arange(len(positions), dtype=np.int64)
+    return inputs.numbered(positions) if isinstance(positions, range) else positions
 
 
 def _empty(
     shape: tuple[int, ...], count: int, each: tuple[int, ...], dtype: np.dtype[Any]
 ) -> tuple[list[HostArray], HostArray]:
-    """`count` arrays `(*shape, *each)`, and a view of them all, `(n, count, *each)`.
-
-    With the 64 bytes of alignment that let JAX adopt an array without a copy.
-    """
+    """`count` arrays `(*shape, *each)`, and a view of them all, `(n, count, *each)`."""
     rows = int(np.prod(shape))
     size = rows * int(np.prod(each)) * dtype.itemsize
     apart = size + -size % 64
-    memory = np.empty(count * apart + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    whole = memory[start : start + count * apart].reshape(count, apart)[:, :size].view(dtype)
+    whole = inputs.aligned(count * apart).reshape(count, apart)[:, :size].view(dtype)
     return [array.reshape(*shape, *each) for array in whole], whole.reshape(count, rows, *each).swapaxes(0, 1)

@@ -1,7 +1,7 @@
-"""Phases in unsigned 32-bit words: JAX has no wider integer unless x64 is on.
+"""Phases, and integers of distances, in unsigned 32-bit words: JAX has no wider integer unless x64 is on.
 
-By channel, not by pair: a cosine is the sine of a phase with a quarter turn added, and the zero channel of an odd width
-is the sine of a phase that stays zero. So no value is ever moved from one channel to another.
+Phases by channel, not by pair: a cosine is the sine of a phase with a quarter turn added, and the zero channel of an
+odd width is the sine of a phase that stays zero. So no value is ever moved from one channel to another.
 """
 
 from __future__ import annotations
@@ -15,11 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from posenc.jax_impl.formats import taken
 from posenc.jax_impl.inputs import Array, HostArray
+from posenc.spec.distance_plan import NO_ROW, DistancePlan, Run
 from posenc.spec.plan import PhasePlan
 
 QUARTER = np.uint32(1 << 30)
 """A quarter turn, in the most significant word."""
+FEW_RUNS, SOME_RUNS = 4, 64
+"""Each of so many is compared with; of more, a table is read, or, of more again, a search made."""
+GREATEST_TABLE = 2**16
 
 
 class Channels(NamedTuple):
@@ -119,3 +124,99 @@ def _sum(a: Sequence[Array], b: Sequence[Array]) -> list[Array]:
         carry = (partial < x).astype(np.uint32) + (total < partial).astype(np.uint32)
         result.append(total)
     return result[::-1]
+
+
+# --- distances ---
+
+
+class Distance(NamedTuple):
+    """An integer d with |d| < 2^32: whether it is negative, and d modulo 2^32."""
+
+    negative: jax.Array
+    low: jax.Array
+
+
+def distances(plan: DistancePlan, query: Array, key: Array) -> list[Distance]:
+    """Of each axis of int32 positions `(*B, Q, axes)` and `(*B, K, axes)`: `(*B, Q, K)`."""
+    rank = max(query.ndim, key.ndim)
+    query, key = (jnp.asarray(a).reshape((1,) * (rank - a.ndim) + a.shape) for a in (query, key))
+    if plan.anchored:
+        query = query & np.int32(0)
+    result = []
+    for axis in range(len(plan.axes)):
+        q, k = jnp.expand_dims(query[..., axis], -1), jnp.expand_dims(key[..., axis], -2)
+        low = lax.bitcast_convert_type(k, np.uint32) - lax.bitcast_convert_type(q, np.uint32)
+        result.append(Distance(k < q, low))
+    return result
+
+
+def numbers(plan: DistancePlan, query: Array, key: Array) -> jax.Array:
+    """Rows of pairs, in int32; `NO_ROW` where they have none."""
+    none = _word(NO_ROW)
+    each = [_number(*of_axis) for of_axis in zip(plan.axes, distances(plan, query, key), strict=True)]
+    total, missing = each[0], each[0] == none
+    for number in each[1:]:
+        total, missing = total + number, missing | (number == none)
+    return lax.bitcast_convert_type(jnp.where(missing, none, total), np.int32)
+
+
+def by_runs(runs: Sequence[Run], distance: Distance) -> jax.Array:
+    """The number of the last run that begins no later, modulo 2^32, by comparing with each."""
+    result = jnp.full_like(distance.low, _word(NO_ROW))
+    for run in runs:
+        number: Array | np.uint32 = _word(NO_ROW)
+        if run.number is not None:
+            number = _word(run.number - run.step * run.first) + _word(run.step) * distance.low
+        result = jnp.where(at_least(distance, run.first), number, result)
+    return result
+
+
+def at_least(distance: Distance, first: int) -> jax.Array:
+    above = distance.low >= _word(first)
+    return above & ~distance.negative if first >= 0 else above | ~distance.negative
+
+
+def _number(runs: tuple[Run, ...], distance: Distance) -> jax.Array:
+    if len(runs) <= FEW_RUNS:
+        return by_runs(runs, distance)
+    # nothing changes from the last run on, nor before the second one
+    least, greatest = runs[1].first - 1, runs[-1].first
+    place = jnp.where(at_least(distance, least), distance.low - _word(least), np.uint32(0))
+    place = jnp.where(at_least(distance, greatest), _word(greatest - least), place)
+    if greatest - least < GREATEST_TABLE:
+        return taken(_table(runs), place.astype(np.int32), 0)
+    if len(runs) <= SOME_RUNS:
+        return by_runs(runs, distance)
+    firsts, first_numbers, steps = _constants(runs)
+    index = jnp.zeros_like(place, np.int32)
+    for bit in reversed(range((len(runs) - 1).bit_length())):
+        further = index + np.int32(1 << bit)
+        inside = further < np.int32(len(runs))
+        there = taken(firsts, jnp.where(inside, further, np.int32(0)), 0)
+        index = jnp.where(inside & (there <= place), further, index)
+    return taken(first_numbers, index, 0) + taken(steps, index, 0) * (place - taken(firsts, index, 0))
+
+
+@lru_cache(maxsize=32)
+def _table(runs: tuple[Run, ...]) -> HostArray:
+    """The numbers of all distances from one before the second run to the last run."""
+    least, end = runs[1].first - 1, runs[-1].first + 1
+    table = np.full(end - least, NO_ROW, np.int64)
+    for run, after in zip(runs, [*(run.first for run in runs[1:]), end], strict=True):
+        if run.number is not None:
+            these = np.arange(max(run.first, least), after)
+            table[these - least] = run.number + run.step * (these - run.first)
+    return table.astype(np.uint32)
+
+
+def _constants(runs: tuple[Run, ...]) -> list[HostArray]:
+    """First places, counted from one before the second run, their numbers, and steps."""
+    least = runs[1].first - 1
+    firsts = [0] + [run.first - least for run in runs[1:]]
+    first_numbers = [NO_ROW if run.number is None else run.number for run in runs]
+    steps = [0 if run.number is None else run.step for run in runs]
+    return [np.array([value % 2**32 for value in column], np.uint32) for column in (firsts, first_numbers, steps)]
+
+
+def _word(value: int) -> np.uint32:
+    return np.uint32(value % 2**32)
