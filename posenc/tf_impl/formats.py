@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from posenc.spec.exact import FORMATS
-from posenc.tf_impl.inputs import Tensor
+from posenc.tf_impl.inputs import Array, Tensor
 
 
 def nearest(value: Tensor, dtype: Any) -> Tensor:
@@ -21,6 +22,36 @@ def nearest(value: Tensor, dtype: Any) -> Tensor:
     if dtype == tf.float16:
         rounded = tf.where(tf.abs(value) < 2.0**-14, tf.round(value * 2.0**24) * 2.0**-24, rounded)
     return tf.cast(rounded, tf.float32)
+
+
+def rounded(value: Tensor, dtype: Any) -> Tensor:
+    """A float tensor rounded once to `dtype`, from any other; the gradient passes through, in the dtype of `value`."""
+    if value.dtype != tf.float64 or dtype in (tf.float64, tf.float32):
+        return tf.cast(value, dtype)
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]  # as TensorFlow is
+    def once(value: Tensor) -> tuple[Tensor, Any]:
+        return tf.cast(nearest(value, dtype), dtype), lambda upstream: tf.cast(upstream, tf.float64)
+
+    return once(value)
+
+
+def rounded_array(value: Array, dtype: Any) -> Array:
+    """A float array on the host rounded once to `dtype`; where TensorFlow takes subnormal numbers for zero, NumPy does
+    not."""
+    kind = dtype.as_numpy_dtype
+    with np.errstate(over="ignore"):
+        if value.dtype != np.float64 or dtype in (tf.float64, tf.float32):
+            return value.astype(kind, copy=False)
+        precision, least, _ = FORMATS[dtype.name]
+        drop = 53 - precision
+        bits = np.ascontiguousarray(value).view(np.int64)
+        result = ((bits + (2 ** (drop - 1) - 1) + (bits >> drop & 1)) & -(2**drop)).view(np.float64)
+        small = np.abs(value) < 2.0 ** (least + precision - 1)
+        if small.any():
+            result = np.where(small, np.rint(value * 2.0**-least) * 2.0**least, result)
+        exact: Array = np.where(np.isnan(value), value, result).astype(np.float32).astype(kind)
+        return exact
 
 
 def summed(x: Tensor, encoding: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The Keras layers of sinusoidal encodings and of rotary embeddings, for Keras on TensorFlow."""
+"""The Keras layers of encodings, rotary embeddings, biases and learned tables, for Keras on TensorFlow."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ framework("posenc.tf_impl.layers", "keras", "Keras", "tf")
 import keras  # noqa: E402 - the sentence about a missing framework comes first
 import tensorflow as tf  # noqa: E402 - as above
 
-from posenc.spec import checks  # noqa: E402 - as above
+from posenc.spec import checks, weight_checks  # noqa: E402 - as above
+from posenc.spec.distance_plan import DistanceSpec, bias_plan  # noqa: E402 - as above
 from posenc.spec.plan import PhaseSpec, RotarySpec, encoding_plan, rotation_plan, table_plan  # noqa: E402 - as above
+from posenc.spec.row_plan import RowSpec, row_plan  # noqa: E402 - as above
 from posenc.spec.serialise import from_json, to_json  # noqa: E402 - as above
+from posenc.tf_impl import inputs  # noqa: E402 - as above
+from posenc.tf_impl.distance import bias  # noqa: E402 - as above
+from posenc.tf_impl.formats import rounded, summed  # noqa: E402 - as above
 from posenc.tf_impl.inputs import Shape, Tensor  # noqa: E402 - as above
+from posenc.tf_impl.learned import lookup  # noqa: E402 - as above
 from posenc.tf_impl.phase import add, table  # noqa: E402 - as above
 from posenc.tf_impl.rotation import check_fit, rotate  # noqa: E402 - as above
 
@@ -94,12 +100,7 @@ class RotaryEmbedding(keras.layers.Layer):  # type: ignore[misc]  # Keras ships 
         return self._turned_shape(q_shape, positions_shape), self._turned_shape(k_shape, positions_shape)
 
     def compute_output_spec(self, q: Any, k: Any, positions: Any) -> tuple[Any, Any]:
-        listed = checks.position_list("table", positions)
-        if isinstance(positions, range) or listed is not None:
-            place: Shape = (len(positions),) if listed is None else listed.shape
-        else:
-            place = tuple(positions.shape)
-        shapes = self.compute_output_shape(q.shape, k.shape, place)
+        shapes = self.compute_output_shape(q.shape, k.shape, _shape_of("table", positions))
         turned = [keras.KerasTensor(shape, dtype=self.compute_dtype) for shape in shapes]
         return turned[0], _masked(turned[1], k)
 
@@ -128,3 +129,129 @@ def _masked(result: Any, source: Any) -> Any:
     if mask is not None:
         result._keras_mask = mask
     return result
+
+
+@keras.saving.register_keras_serializable(package="posenc")
+class RelativeBias(keras.layers.Layer):  # type: ignore[misc]  # Keras ships no usable types
+    """`RelativeBias(spec)(query_positions, key_positions)` is `bias(...)` in the layer's compute dtype, or in `dtype`.
+
+    Where the specification has a `weight_shape`, the layer owns a variable `weights` of it, `self.table`: at first
+    normal, with mean 0 and standard deviation `std`. Positions are never cast. In a functional model they have to
+    come from an input: of positions that are at hand Keras makes a constant, which is not trained.
+    """
+
+    def __init__(self, spec: DistanceSpec, *, std: float = 0.02, **options: Any) -> None:
+        plan = bias_plan("RelativeBias", spec)
+        self.spec, self.std = spec, checks.non_negative("RelativeBias.std", std)
+        self.axes, self.heads = len(plan.axes), plan.heads
+        # the variable is rounded once, to the dtype of the result
+        super().__init__(autocast=False, **options)
+        self._allow_non_tensor_positional_args = True  # a range of positions need not be named
+        start = keras.initializers.RandomNormal(stddev=self.std)
+        shape = (plan.rows, plan.heads)
+        self.table = (
+            None
+            if plan.rows is None
+            else self.add_weight(name="weights", shape=shape, initializer=start, autocast=False)
+        )
+
+    def call(self, query_positions: Any, key_positions: Any, *, dtype: Any = None) -> Tensor:
+        dtype = self.compute_dtype if dtype is None else dtype
+        return bias(self.spec, query_positions, key_positions, weights=self.table, dtype=dtype)
+
+    def compute_output_shape(self, query_positions_shape: Shape, key_positions_shape: Shape) -> Shape:
+        tail = 1 if self.axes == 1 else 2
+        lead = weight_checks.pair_lead("bias", query_positions_shape[:-tail], key_positions_shape[:-tail])
+        return (*lead, self.heads, query_positions_shape[-tail], key_positions_shape[-tail])
+
+    def compute_output_spec(self, query_positions: Any, key_positions: Any, *, dtype: Any = None) -> Any:
+        shapes = []
+        for name, positions in (("query", query_positions), ("key", key_positions)):
+            shape = _shape_of(f"bias.{name}_positions", positions)
+            if len(shape) < (1 if self.axes == 1 else 2) or (self.axes > 1 and shape[-1] not in (self.axes, None)):
+                raise weight_checks.pair_shape_error(f"bias.{name}_positions", self.axes, shape)
+            shapes.append(shape)
+        chosen = self.compute_dtype if dtype is None else inputs.read_dtype("bias", dtype).name
+        return keras.KerasTensor(self.compute_output_shape(*shapes), dtype=chosen)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "spec": to_json(self.spec), "std": self.std}  # type: ignore[arg-type]  # as above
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> RelativeBias:
+        return cls(**{**config, "spec": from_json(config.get("spec", "no specification"))})
+
+
+@keras.saving.register_keras_serializable(package="posenc")
+class LearnedEncoding(keras.layers.Layer):  # type: ignore[misc]  # Keras ships no usable types
+    """`LearnedEncoding(spec)(x, positions=None)` is `x` plus the rows that its positions read (None: 0, 1, 2, ...).
+
+    The sum is rounded once, to the layer's compute dtype. The layer owns a variable `weights` of the specification's
+    `weight_shape`, `self.table`: at first normal, with mean 0 and standard deviation `std`, and zeros in the row of a
+    frozen position. Positions are never cast, and a mask passes through.
+    """
+
+    def __init__(self, spec: RowSpec, *, std: float = 0.02, **options: Any) -> None:
+        plan = row_plan("LearnedEncoding", spec)
+        self.spec, self.std, self.dim = spec, checks.non_negative("LearnedEncoding.std", std), plan.dim
+        # the variable is added in its own dtype
+        super().__init__(autocast=False, **options)
+        self.supports_masking = True
+        self._allow_non_tensor_positional_args = True  # a range of positions need not be named
+
+        def start(shape: Shape, dtype: Any) -> Tensor:
+            values = keras.initializers.RandomNormal(stddev=self.std)(shape, dtype)
+            if plan.frozen_position is None:
+                return values
+            thawed = tf.range(plan.rows) != plan.frozen_position + plan.offset
+            return tf.where(thawed[:, None], values, tf.zeros((), values.dtype))
+
+        self.table = self.add_weight(name="weights", shape=(plan.rows, plan.dim), initializer=start, autocast=False)
+
+    def call(self, x: Tensor, positions: Any = None) -> Tensor:
+        x = inputs.read_x("LearnedEncoding", _computed(self, x), self.dim, rows=positions is None)
+        if positions is None:
+            length = None if x.shape.rank is None else x.shape[-2]
+            positions = tf.range(tf.shape(x)[-2]) if length is None else range(length)
+        else:
+            positions = inputs.read_positions("lookup.positions", positions)
+            inputs.check_broadcast("LearnedEncoding", positions, x)
+        return _plus(x, lookup(self.spec, self.table, positions))
+
+    def compute_output_shape(self, x_shape: Shape, positions_shape: Shape | None = None) -> Shape:  # noqa: ARG002 - the arguments of `call`
+        if not x_shape or x_shape[-1] not in (self.dim, None):
+            raise checks.x_shape_error("LearnedEncoding", self.dim, x_shape)
+        return (*x_shape[:-1], self.dim)
+
+    def compute_output_spec(self, x: Any, positions: Any = None) -> Any:  # noqa: ARG002 - the arguments of `call`
+        return keras.KerasTensor(self.compute_output_shape(x.shape), dtype=self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "spec": to_json(self.spec), "std": self.std}  # type: ignore[arg-type]  # as above
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> LearnedEncoding:
+        return cls(**{**config, "spec": from_json(config.get("spec", "no specification"))})
+
+
+def _plus(x: Tensor, encoding: Tensor) -> Tensor:
+    """`x` plus an encoding of any float dtype, rounded once to `x.dtype`."""
+    wide = tf.float64 if tf.float64 in (x.dtype, encoding.dtype) else tf.float32
+    # fails where the encoding is the wider one
+    encoding = tf.broadcast_to(tf.cast(encoding, wide), tf.shape(x))
+    if wide == tf.float64 or not tf.executing_eagerly() or not inputs.on_host(x):
+        return rounded(tf.cast(x, wide) + encoding, x.dtype)
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]  # as TensorFlow is
+    def plus(x: Tensor, encoding: Tensor) -> tuple[Tensor, Any]:
+        return summed(x, encoding), lambda upstream: (upstream, tf.cast(upstream, wide))
+
+    return plus(x, encoding)
+
+
+def _shape_of(where: str, positions: Any) -> Shape:
+    """The shape of positions that may be symbolic."""
+    listed = checks.position_list(where, positions)
+    if isinstance(positions, range) or listed is not None:
+        return (len(positions),) if listed is None else listed.shape
+    return tuple(positions.shape)

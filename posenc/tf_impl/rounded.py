@@ -18,7 +18,7 @@ import tensorflow as tf
 from posenc.spec.plan import PhasePlan, PhaseSpec
 from posenc.tf_impl.addition import DOUBT, Rows, concrete, progression, scales, steps_of
 from posenc.tf_impl.formats import nearest
-from posenc.tf_impl.inputs import Array, Tensor
+from posenc.tf_impl.inputs import Array, Tensor, as_array
 from posenc.tf_impl.waves import channels, wave64
 from posenc.tf_impl.words import phase_words, plan_words
 
@@ -39,8 +39,7 @@ def encoded(spec: PhaseSpec, plan: PhasePlan, positions: range | Array, dtype: A
         if len(again):
             result.put(again, _direct(spec, plan, rest, again * rows.step + rows.start, dtype, tables))
         return result.tables
-    if isinstance(positions, range):
-        positions = np.arange(len(positions), dtype=np.int64) * positions.step + positions.start
+    positions = as_array(positions)
     shape = [*positions.shape, plan.dim // tables]
     return [tf.reshape(part, shape) for part in _direct(spec, plan, rest, positions.reshape(-1), dtype, tables)]
 
