@@ -8,9 +8,9 @@ from fractions import Fraction
 
 import numpy as np
 
-from posenc.conformance.cases import PHASE, Case, Group
+from posenc.conformance.cases import NAN, PHASE, ROWS, Case, Group, Weights
 from posenc.conformance.judge import Disagreement
-from posenc.conformance.protocol import DTYPES, decoded, encoded
+from posenc.conformance.protocol import DTYPES, Positions, decoded, encoded
 from posenc.spec.exact import round_to
 from tests.columns import REFERENCE, numpy_dtype
 
@@ -84,3 +84,57 @@ def rotations_of(spec, x, table, head_axis, dtype):
     name = f"{spec}, x {x.shape}, heads {head_axis}, table {table.cos.shape} of {table.cos.dtype}"
     case = Case(name, (), tuple(range(x.size)), expected, tuple(truth), shape=x.shape, x=values)
     return Group("rotate", "random", spec, 1, (replace(case, head_axis=head_axis, table=table),), dtypes=(dtype,))
+
+
+def given_positions(values):
+    """Nested lists, or a range, as a question has them; coordinates are an axis more."""
+    if isinstance(values, range):
+        return Positions.of(values)
+    array = np.array(values, np.int64)
+    return Positions("integer", array.shape, tuple(array.flatten().tolist()))
+
+
+def numbers_of(spec, query, key):
+    """n of every pair by the definition of the plan, `(*B, Q, K)`."""
+    plan = spec.plan()
+    axes = len(plan.axes)
+    q, k = (np.array(list(x.values), np.int64).reshape(x.shape if axes > 1 else (*x.shape, 1)) for x in (query, key))
+    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2])
+    q, k = (np.broadcast_to(x, (*lead, *x.shape[-2:])) for x in (q, k))
+    found = np.empty((*lead, q.shape[-2], k.shape[-2]), np.int64)
+    for index in np.ndindex(*found.shape):
+        *row, place, at = index
+        found[index] = plan.number(q[(*row, place)].tolist(), k[(*row, at)].tolist())
+    return found
+
+
+def rows_of(spec, query, key):
+    """The rows of two sets of positions."""
+    query, key = map(given_positions, (query, key))
+    found = numbers_of(spec, query, key)
+    expected = {ROWS: tuple(found.flatten().tolist())}
+    case = Case(f"{spec}, {query}, {key}", (), tuple(range(found.size)), expected, shape=found.shape)
+    case = replace(case, query=query, key=key, outside=spec.plan().strict and bool((found < 0).any()))
+    return Group(ROWS, "random", spec, 1, (case,))
+
+
+def bias_of(spec, query, key, dtype, weights=None):
+    """The bias of two sets of positions: `weights` is an array of a dtype; its numbers are rounded once."""
+    query, key = map(given_positions, (query, key))
+    found = numbers_of(spec, query, key)
+    shape = (*found.shape[:-2], spec.heads, *found.shape[-2:])
+    expected, truth = [], []
+    for index in np.ndindex(*shape):
+        head, n = index[-3], int(found[(*index[:-3], *index[-2:])])
+        if weights is None:
+            expected.append(pattern(spec.value(n, head, dtype), dtype))
+            truth.append(Fraction(spec.value(n, head, "float64")))
+        else:
+            value = round_to(Fraction(float(weights[n, head])), dtype)
+            expected.append(NAN if n < 0 else pattern(value, dtype))
+    case = Case(f"{spec}, {query}, {key}", (), tuple(range(len(expected))), {dtype: tuple(expected)}, tuple(truth))
+    case = replace(case, query=query, key=key, shape=shape, outside=NAN in expected)
+    if weights is not None:
+        kind = Weights(weights.dtype.name, weights.shape, tuple(weights.astype(float).flatten().tolist()))
+        case = replace(case, weights=kind)
+    return Group("bias", "random", spec, 1, (case,), dtypes=(dtype,))

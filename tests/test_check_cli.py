@@ -10,11 +10,13 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from posenc import Rope, __version__, cli
+from posenc import Alibi, Rope, T5Bias, __version__, cli
 from posenc.conformance import columns, report
 from posenc.conformance.bounds import N1
+from posenc.conformance.cases import FAMILIES, INTEGERS
 from posenc.conformance.columns import COLUMNS, Column, column
-from posenc.conformance.protocol import NotRun
+from posenc.conformance.protocol import DTYPES, NotRun
+from tests.wrong import distance_buckets, distance_rows, distance_slopes, learned_rows, resized
 from tests.wrong.formula import Layout
 from tests.wrong.rotary_turn import OtherLayout
 
@@ -42,16 +44,27 @@ class Crashing:
     def phase(self, *question):
         raise RuntimeError(f"{len(question)} arguments and no memory")
 
-    encode = add = table = rotate = phase
+    encode = add = table = rotate = rows = bias = lookup = resize = phase
 
 
 class Order:
-    """Channels and pairs in the other order."""
+    """Channels, pairs, query and key, and the axes of a grid, in the other order."""
 
     def __init__(self):
         encoding, rotation = Layout(), OtherLayout()
         self.encode, self.add, self.table, self.rotate = encoding.encode, encoding.add, rotation.table, rotation.rotate
         self.phase = lambda spec, positions: (rotation if isinstance(spec, Rope) else encoding).phase(spec, positions)
+        self.lookup, self.resize = learned_rows.OffsetForgotten().lookup, resized.Transposed().resize
+        self.distances = distance_slopes.Sign(), distance_buckets.QueryMinusKey(), distance_rows.KeyMinusQuery()
+
+    def rows(self, spec, *question):
+        return self.distances[1 if isinstance(spec, T5Bias) else 2].rows(spec, *question)
+
+    def bias(self, spec, *question):
+        slopes, buckets, window = self.distances
+        return (slopes if isinstance(spec, Alibi) else buckets if isinstance(spec, T5Bias) else window).bias(
+            spec, *question
+        )
 
 
 @pytest.fixture
@@ -75,13 +88,18 @@ def test_a_conformant_column(posenc):
     assert (code, err) == (0, "")
     assert lines[0].split("  ")[0] == "family"
     assert [name for name in report.HEADER if name not in lines[0]] == []
-    for family, rows in (("sinusoidal", lines[1:6]), ("rope", lines[6:11])):
-        assert [line.split()[0] for line in rows] == [family] * 5
-        assert [line.split()[3] for line in rows] == ["phase", "float64", "float32", "bfloat16", "float16"]
+    for family in FAMILIES:
+        integers = {"sinusoidal": ["phase"], "rope": ["phase"], "t5": ["rows"], "relative": ["rows"]}.get(family, [])
+        rows = [line for line in lines if line.split()[0] == family]
+        assert [line.split()[3] for line in rows] == [*integers, *DTYPES]
         assert all(line.endswith("conformant") and "not" not in line for line in rows)
-        assert all(" 0 ulp" in line for line in rows[2:])
-        assert all((" of the bound" in line) == (family == "rope") for line in rows[1:])
-    assert lines[11].startswith("numpy conforms in ")
+        assert all((" 0 ulp" in line) == (line.split()[3] not in INTEGERS) for line in rows if "float64" not in line)
+        assert all((" of the bound" in line) == (family == "rope") for line in rows if "phase" not in line)
+        assert all(" 0 rows" in line for line in rows if line.split()[3] == "rows")
+    assert [line.split()[0] for line in lines[1:-1]] == sorted(
+        (line.split()[0] for line in lines[1:-1]), key=FAMILIES.index
+    )
+    assert lines[-1].startswith("numpy conforms in ")
 
 
 def test_a_wrong_column_is_named_with_the_case(posenc):
@@ -91,7 +109,9 @@ def test_a_wrong_column_is_named_with_the_case(posenc):
         "wrong:order: sinusoidal.vaswani/0042, channel 1, float64: expected 1.0 (0x3ff0000000000000), received 0.0"
         in out
     )
-    assert "wrong:order: rope.given.rotate/0001, entry 0, float32: expected " in report_of(posenc, WRONG)
+    report_ = report_of(posenc, WRONG)
+    for what in ("rope.given.rotate/0001, entry 0, float32: expected ", "t5.default/0001, entry 0: expected row 5, "):
+        assert f"wrong:order: {what}" in report_
     assert "Failed: wrong:order (not conformant)." in out
 
 
@@ -109,23 +129,22 @@ def test_json_and_junit_say_the_same(posenc, tmp_path):
     assert code == 1
     assert [path.name for path in tmp_path.iterdir()] == ["check.xml"]  # nothing beside it
     assert record["posenc"] == __version__
-    assert {name: len(own["sha256"]) for name, own in record["vectors"].items()} == {"sinusoidal": 64, "rope": 64}
+    assert {name: len(own["sha256"]) for name, own in record["vectors"].items()} == dict.fromkeys(FAMILIES, 64)
     verdicts = {(r["family"], r["column"], r["variant"], r["dtype"]): r["verdict"] for r in record["results"]}
     assert len(verdicts) == len(record["results"])
     for family in record["vectors"]:
         assert verdicts[family, "numpy", "host", "float32"] == "conformant"
-        assert verdicts[family, "wrong", "order", "float32"] == "not conformant"
+        assert verdicts[family, "wrong", "order", "rows" if family == "relative" else "float32"] == "not conformant"
         assert verdicts[family, "numpy", "tpu", None] == "not run"
     assert suite.get("tests") == str(len(record["results"]))
     failed = {(case.get("classname"), case.get("name")) for case in suite if case.find("failure") is not None}
-    narrow = ("float32", "bfloat16", "float16")
-    assert failed == {("sinusoidal", f"wrong:order {dtype}") for dtype in ("float64", *narrow)} | {
-        ("rope", f"wrong:order {dtype}")
-        for dtype in narrow  # the one rotation of tier 1 is asked in these
-    }
-    assert suite.get("failures") == "7"
+    expected = [(family, dtype) for family in ("sinusoidal", "alibi", "t5", "learned") for dtype in DTYPES]
+    expected += [("rope", dtype) for dtype in DTYPES[1:]]  # the one rotation of tier 1 is asked in these
+    expected += [("t5", "rows"), ("relative", "rows")]
+    assert failed == {(family, f"wrong:order {dtype}") for family, dtype in expected}
+    assert suite.get("failures") == str(len(expected))
     skipped = [case for case in suite if case.find("skipped") is not None]
-    assert [case.get("classname") for case in skipped] == ["sinusoidal", "rope"]
+    assert [case.get("classname") for case in skipped] == list(FAMILIES)
     assert {case.find("skipped").get("message") for case in skipped} == {"no TPU"}
     first = next(case for case in suite if case.find("failure") is not None).find("failure").get("message")
     assert first == next(r["disagreements"][0] for r in record["results"] if r["disagreements"])
@@ -212,7 +231,7 @@ def test_a_terminal_gets_a_table_and_sees_what_is_running():
     done = run(code, FORCE_COLOR="1", TERM="xterm", COLUMNS="200")
     assert done.returncode == 0
     assert "\x1b[32msinusoidal" in done.stdout  # conformant rows are green
-    assert "numpy: rope, float" in done.stderr
+    assert "numpy: rope" in done.stderr
 
 
 @pytest.mark.parametrize("module", ["typer", "rich"])

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from posenc import Sinusoidal, SpecError
-from posenc.conformance.cases import PHASE, families
+from posenc.conformance.cases import INTEGERS, PHASE, families
 from posenc.conformance.judge import Disagreement, judge
 from posenc.conformance.protocol import DTYPES, Answer, Positions
 from posenc.conformance.run import asked
@@ -23,18 +23,29 @@ CELLS = [
     (column, family, dtype)
     for column in MATRIX
     for family in FAMILIES
-    for dtype in (PHASE, *DTYPES)
-    if dtype == PHASE or dtype in column.dtypes
+    for dtype in (*INTEGERS, *DTYPES)
+    if any(asked(column, group, dtype) for group in FAMILIES[family])
 ]
 
 
 @pytest.mark.parametrize(("column", "family", "dtype"), [parameter(*cell) for cell in CELLS])
 def test_the_vectors(column, family, dtype):
     groups = [group for group in FAMILIES[family] if asked(column, group, dtype)]
-    assert groups
     found = [v.disagreement for group in groups for v in judge(subject(column), column.mode, group, dtype)]
     assert len(found) >= sum(len(group.cases) for group in groups)
     assert [str(disagreement) for disagreement in found if disagreement is not None] == []
+
+
+@pytest.mark.parametrize("column", MATRIX, ids=lambda column: column.name)
+def test_every_column_is_asked_for_every_family_in_every_dtype_it_has(column):
+    cells = {(family, dtype) for own, family, dtype in CELLS if own is column}
+    phases = {(family, PHASE) for family in ("sinusoidal", "rope")}
+    rows = {(family, "rows") for family in ("t5", "relative")}
+    encodings = {(family, dtype) for family in ("sinusoidal", "rope") for dtype in column.dtypes}
+    biases = {
+        (family, dtype) for family in ("alibi", "t5", "learned") for dtype in column.dtypes if dtype in column.aside
+    }
+    assert cells - {("relative", dtype) for dtype in column.dtypes} == phases | rows | encodings | biases
 
 
 def test_the_matrix_has_what_the_design_lists():

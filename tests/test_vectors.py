@@ -15,17 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from posenc import Llama3, Rope, Sinusoidal, Yarn, YarnPaper, from_json, to_json
-from posenc.conformance.cases import PHASE, families, rope, sinusoidal
+from posenc import Alibi, Llama3, Rope, Yarn, YarnPaper, from_json, to_json
+from posenc.conformance.cases import FAMILIES, PHASE, rope, sinusoidal, vectors
 from posenc.conformance.protocol import DTYPES, decoded, encoded
+from posenc.spec import serialise
 from posenc.spec.exact import round_to
 
 ROOT = Path(__file__).parent.parent
 VECTORS = files("posenc.conformance") / "vectors"
-FILES = {
-    family: json.loads((VECTORS / f"{family}.json").read_text(encoding="utf-8")) for family in ("sinusoidal", "rope")
-}
-LIMIT = 1_500_000
+FILES = {family: json.loads((VECTORS / f"{family}.json").read_text(encoding="utf-8")) for family in FAMILIES}
+LIMIT, LIMIT_OF_ALL = 1_500_000, 5_000_000
 every_file = pytest.mark.parametrize("family", FILES)
 GROUPS = [pytest.param(group, id=group["cases"][0]["id"]) for record in FILES.values() for group in record["groups"]]
 
@@ -47,7 +46,9 @@ def test_the_generator_sees_one_changed_digit(tmp_path):
                 copied = tmp_path / source.relative_to(ROOT)
                 copied.parent.mkdir(parents=True, exist_ok=True)
                 copied.write_bytes(source.read_bytes())
-    for family, digits in (("sinusoidal", "0.841470984807896506"), ("rope", "0.540302305868139717")):
+    somewhere = {"sinusoidal": "0.841470984807896506", "rope": "0.540302305868139717", "alibi": "0.7071067811865475244"}
+    somewhere |= {"t5": '"rows":[0,17', "relative": '"rows":[7,6', "learned": '"numerators":[1,-1'}
+    for family, digits in somewhere.items():
         spoilt = tmp_path / "posenc" / "conformance" / "vectors" / f"{family}.json"
         text = spoilt.read_text(encoding="utf-8")
         assert digits in text
@@ -78,29 +79,60 @@ def lint(record):
     used = {flag for case in cases for flag in case["flags"]}
     assert not used - record["notes"].keys(), f"flags that are not explained: {used - record['notes'].keys()}"
     assert not record["notes"].keys() - used, f"flags that nothing uses: {record['notes'].keys() - used}"
-    values = sum(len(case.get("words", case.get("decimal", []))) for case in cases)
+    values = sum(
+        len(next(case[name] for name in ("words", "rows", "decimal", *DTYPES) if name in case)) for case in cases
+    )
     counts = {"groups": len(record["groups"]), "cases": len(cases), "values": values}
     assert record["counts"] == counts, f"counts are {counts}"
     for group in record["groups"]:
         for case in group["cases"]:
             assert case["id"].startswith(group["variant"] + "/"), case["id"]
-            width = len(case.get("x", case.get("channels", case.get("pairs", []))))
-            if group["kind"] == "phase":
-                assert [len(word) for word in case["words"]] == [24] * width, case["id"]
-                continue
-            assert len(case["decimal"]) == width > 0, case["id"]
-            for dtype in group.get("dtypes", DTYPES):
-                assert [len(word) for word in case[dtype]] == [DIGITS[dtype]] * width, case["id"]
-            lint_decimals(case["id"], case["decimal"])
-            if "table" in case:
-                size = math.prod(case["table"]["shape"])
-                for part in (case["table"]["cos"], case["table"]["sin"]):
-                    assert [len(word) for word in part] == [DIGITS[case["table"]["dtype"]]] * size, case["id"]
+            lint_case(group, case)
         for name in ("frequencies", "magnitude", "softmax_factor"):
             if name in group:
                 count = group["spec"]["rotary_dim"] // 2 if name == "frequencies" else 1
                 assert [len(word) for word in group[name]["float64"]] == [16] * count, (group["variant"], name)
                 lint_decimals(group["variant"], group[name]["decimal"])
+
+
+def lint_case(group, case):
+    """As many words of every kind as the question has answers, each of the width of its format."""
+    kind, size = group["kind"], math.prod(case.get("shape", []))
+    if kind == "phase":
+        assert [len(word) for word in case["words"]] == [24] * len(case["pairs"]), case["id"]
+        return
+    if kind in ("encode", "table"):
+        size = len(case["channels"])
+    for name in ("query", "key", "weights"):
+        own = case.get(name) or {}
+        if "shape" in own:
+            numbers = own["numerators" if name == "weights" else "values"]
+            assert len(numbers) == math.prod(own["shape"]), (case["id"], name)
+    if kind == "rows":
+        assert len(case["rows"]) == size > 0, case["id"]
+        return
+    if "entries" in case:
+        assert case["entries"] == sorted(set(case["entries"])), case["id"]
+        assert 0 <= case["entries"][0] <= case["entries"][-1] < size, case["id"]
+        size = len(case["entries"])
+    assert size > 0, case["id"]
+    for dtype in group.get("dtypes", DTYPES):
+        assert [len(word) for word in case[dtype] if word != "nan"] == [DIGITS[dtype]] * (size - nans(case)), case["id"]
+    if kind == "resize" or (kind not in ("lookup", "bias")) or "weights" not in case:
+        assert len(case["decimal"]) == size, case["id"]
+        lint_decimals(case["id"], case["decimal"])
+    if "table" in case:
+        entries = math.prod(case["table"]["shape"])
+        for part in (case["table"]["cos"], case["table"]["sin"]):
+            assert [len(word) for word in part] == [DIGITS[case["table"]["dtype"]]] * entries, case["id"]
+
+
+def nans(case):
+    """How many NaNs are expected: the same in every format, and only outside."""
+    found = {case[dtype].count("nan") for dtype in DTYPES if dtype in case}
+    assert len(found) == 1, case["id"]
+    assert found == {0} or case["outside"], case["id"]
+    return found.pop()
 
 
 DIGITS = dict(zip(DTYPES, (16, 8, 4, 4), strict=True))
@@ -120,11 +152,13 @@ def test_a_file_is_honest_about_itself(family):
     assert (record["family"], record["license"]) == (family, "CC0-1.0")
     assert "CC0 1.0 Universal" in (VECTORS / "LICENSE").read_text(encoding="utf-8")
     assert all(note["bugType"] and note["effect"] for note in record["notes"].values())
-    assert all(
-        len(group["sources"]) >= (2 if family == "rope" else 1)
-        for group in record["groups"]
-        if "decimal" in group["cases"][0]
-    )
+    least = 1 if family == "sinusoidal" else 2
+    assert all(len(group["sources"]) >= least for group in record["groups"] if group["kind"] != "phase")
+
+
+def test_all_files_together_are_small():
+    assert sum(len((VECTORS / f"{family}.json").read_bytes()) for family in FILES) < LIMIT_OF_ALL
+    assert {path.name for path in VECTORS.iterdir()} == {"LICENSE", *(f"{family}.json" for family in FILES)}
 
 
 def repeat_an_id(record):
@@ -169,6 +203,38 @@ def test_the_linter_sees_what_is_wrong(spoil, complaint):
         lint(record)
 
 
+def lose_a_row(record):
+    next(g for g in record["groups"] if g["kind"] == "rows")["cases"][0]["rows"].pop()
+
+
+def lose_a_numerator(record):
+    next(g for g in record["groups"] if g["kind"] == "bias")["cases"][0]["weights"]["numerators"].pop()
+
+
+def lose_a_position(record):
+    next(g for g in record["groups"] if g["kind"] == "rows")["cases"][0]["query"]["values"].pop()
+
+
+def expect_a_nan(record):
+    next(g for g in record["groups"] if g["kind"] == "bias")["cases"][0]["float32"][0] = "nan"
+
+
+def expect_nans_inside(record):
+    case = next(g for g in record["groups"] if g["kind"] == "bias")["cases"][0]
+    for dtype in DTYPES:
+        case[dtype][0] = "nan"
+    case["outside"] = False
+
+
+@pytest.mark.parametrize("spoil", [lose_a_row, lose_a_numerator, lose_a_position, expect_a_nan, expect_nans_inside])
+def test_the_linter_sees_what_is_wrong_with_rows_and_biases(spoil):
+    record = copy.deepcopy(FILES["t5"])
+    spoil(record)
+    record["counts"]["values"] -= spoil is lose_a_row  # which is seen without the count, too
+    with pytest.raises(AssertionError, match=r"t5\."):
+        lint(record)
+
+
 @pytest.mark.parametrize(
     ("name", "place"),
     [("magnitude", ("magnitude", "float64", 0)), ("frequencies", ("frequencies", "float64", 3))],
@@ -182,13 +248,13 @@ def test_the_linter_sees_a_word_cut_short(name, place):
         lint(record)
 
 
-def made(constructor):
+def made(group):
     """The specification that a named convention, or a method of another specification, gives."""
+    constructor = group["constructor"]
+    owner = serialise.FAMILIES[group["spec"]["family"]]
     if "of" in constructor:
-        return getattr(from_json(json.dumps(constructor["of"])), constructor["name"])(**constructor["arguments"])
-    return getattr(Rope if "fraction" in constructor["arguments"] else Sinusoidal, constructor["name"])(
-        **constructor["arguments"]
-    )
+        owner = from_json(json.dumps(constructor["of"]))
+    return getattr(owner, constructor["name"])(**constructor["arguments"])
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -197,20 +263,23 @@ def test_specifications_are_canonical_and_named_conventions_give_them(group):
     spec = from_json(text)
     assert to_json(spec) == text
     if "constructor" in group:
-        assert made(group["constructor"]) == spec
+        assert made(group) == spec
 
 
 def test_every_named_convention_has_vectors():
     used = {
-        group["constructor"]["name"]
+        (group["spec"]["family"], group["constructor"]["name"])
         for record in FILES.values()
         for group in record["groups"]
         if "constructor" in group
     }
     named = {
-        name for kind in (Sinusoidal, Rope) for name, member in vars(kind).items() if isinstance(member, classmethod)
+        (family, name)
+        for family, kind in serialise.FAMILIES.items()
+        for name, member in vars(kind).items()
+        if isinstance(member, classmethod)
     }
-    assert used == named | {"at_length", "rerotation"}
+    assert used == named | {("rope", "at_length"), ("rope", "rerotation")}
 
 
 def test_a_switch_at_the_original_length_instead_of_one_past_it_is_seen():
@@ -219,7 +288,7 @@ def test_a_switch_at_the_original_length_instead_of_one_past_it_is_seen():
     for group in FILES["rope"]["groups"]:
         if "LongRopeSwitch" in group["cases"][0]["flags"] and group["kind"] == "table":
             length, scaling = group["constructor"]["arguments"]["length"], group["spec"]["scaling"]
-            early = made(group["constructor"] | {"arguments": {"length": length + 1}})
+            early = made(group | {"constructor": group["constructor"] | {"arguments": {"length": length + 1}}})
             assert (early == from_json(json.dumps(group["spec"]))) == (length != scaling["original_length"])
             seen.add(length - scaling["original_length"])
     assert seen == {0, 1}
@@ -298,6 +367,44 @@ def test_other_golden_numbers_are_among_the_vectors():
     assert row["decimal"][row["channels"].index(1)] == "-0.9782709129364522375046512843389275285931"
 
 
+SLOPE_ANCHORS = [  # published with the reference material: heads, head, 60 digits
+    (12, 8, "0.70710678118654752440084436210484903928483593768847403658834"),
+    (12, 10, "0.176776695296636881100211090526212259821208984422118509147085"),
+    (112, 64, "0.957603280698573646936305635147915443925138206555701073545551"),
+]
+
+
+@pytest.mark.parametrize(("heads", "head", "digits"), SLOPE_ANCHORS)
+def test_golden_slopes_are_among_the_vectors(heads, head, digits):
+    spec = Alibi.causal(heads)
+    (case,) = next(g for g in vectors("alibi").groups if g.spec == spec and g.variant == "alibi.causal.bias").cases
+    assert case.shape == (heads, 1, 2)
+    assert (list(case.query.values), list(case.key.values)) == ([5], [4, 2])
+    assert abs(case.truth[2 * head] / Fraction(digits) + 1) < Fraction(1, 10**39)  # distance -1
+    assert abs(case.truth[2 * head + 1] / Fraction(digits) + 3) < Fraction(1, 10**38)
+
+
+BUCKET_ANCHORS = {  # published with the reference material: where each bucket of one side begins
+    True: [*range(9), 12, 16, 23, 32, 46, 64, 91],
+    False: [*range(17), 19, 21, 24, 27, 31, 35, 40, 46, 52, 59, 67, 77, 87, 99, 113],
+}
+
+
+@pytest.mark.parametrize("bidirectional", BUCKET_ANCHORS)
+def test_golden_buckets_are_among_the_vectors(bidirectional):
+    firsts = BUCKET_ANCHORS[bidirectional]
+    (rows,) = (
+        case.expected["rows"]
+        for group in vectors("t5").groups
+        if group.variant == "t5.default" and group.spec.bidirectional == bidirectional
+        for case in group.cases
+        if case.key.values == range(-300, 301)
+    )
+    side = [sum(first <= distance for first in firsts) - 1 for distance in range(301)]
+    assert list(rows[300::-1]) == side
+    assert list(rows[301:]) == ([16 + bucket for bucket in side[1:]] if bidirectional else [0] * 300)
+
+
 @pytest.mark.parametrize(
     "group", [g for g in FILES["rope"]["groups"] if "frequencies" in g], ids=lambda g: g["cases"][0]["id"]
 )
@@ -320,6 +427,28 @@ def test_the_vectors_go_where_others_stop():
     assert {group.spec.base for group in tables} >= {100.0, 10000.0, 150000.0, 500000.0, 1e6, 1e11}
     check_positions(encodings)
     check_positions(tables)
+
+
+def test_biases_and_rows_go_where_others_stop():
+    slopes = vectors("alibi").groups
+    assert {group.spec.heads for group in slopes} >= {1, 3, 5, 6, 7, 10, 12, 40, 112}
+    assert {group.spec.max_bias for group in slopes} >= {8.0, 16.0, 7.3, 0.075, 64.0, 2.0**-10}
+    assert {group.spec.form for group in slopes} == {"causal", "symmetric", "anchored"}
+    rows = [*vectors("t5").groups, *vectors("relative").groups]
+    windows = [group.spec.window for group in rows if group.spec.plan().strict]
+    assert any(len(set(window)) > 1 for window in windows)
+    assert {len(window) for window in windows} == {1, 2, 3}
+    assert {group.spec.clamped for group in rows if hasattr(group.spec, "clamped")} == {True, False}
+    for groups in (slopes, rows):
+        cases = [case for group in groups for case in group.cases]
+        places = {p for case in cases for own in (case.query, case.key) for p in own.values}
+        for limit in (256, 2048, 65536, 2**24):
+            assert any(limit < abs(p) <= 2 * limit for p in places), limit
+        assert {2**31 - 1, 1 - 2**31} <= places
+        assert {len(case.query.shape) for case in cases} >= {1, 2, 3}
+        assert any(case.query.shape[0] == 1 < case.key.shape[0] for case in cases if len(case.query.shape) > 1)
+        steps = {case.query.values.step for case in cases if isinstance(case.query.values, range)}
+        assert {-1, 1} < steps
 
 
 def check_positions(groups):
@@ -349,7 +478,7 @@ def test_rotations_have_every_shape_that_a_weak_vector_lacks():
     assert any(not group.spec.apply_magnitude for group in groups)
 
 
-@pytest.mark.parametrize("group", [g for v in families() for g in v.groups], ids=lambda group: group.cases[0].id)
+@pytest.mark.parametrize("group", [*sinusoidal().groups, *rope().groups], ids=lambda group: group.cases[0].id)
 def test_mpmath_and_the_exact_arithmetic_of_the_specification_agree(group):
     """Two independent routes to the same bits: the papers' formulas in mpmath, the specification in integers."""
     if group.kind == "add":

@@ -1,7 +1,7 @@
 """Write the conformance vectors, from the papers and with mpmath alone: nothing of posenc is imported here.
 
-`python tools/make_vectors.py` writes `sinusoidal.json` and `rope.json` into `posenc/conformance/vectors`; `--check`
-compares them, byte for byte, with what would be written, and names the first line that differs.
+`python tools/make_vectors.py` writes one file a family into `posenc/conformance/vectors`; `--check` compares them, byte
+for byte, with what would be written, and names the first line that differs.
 """
 
 from __future__ import annotations
@@ -13,13 +13,29 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vectors import groups, notes, rope_groups, rope_notes
+from vectors import (
+    alibi_groups,
+    groups,
+    learned_groups,
+    learned_notes,
+    notes,
+    pair_notes,
+    relative_groups,
+    rope_groups,
+    rope_notes,
+    t5_groups,
+)
 from vectors.book import Book
+from vectors.rounding import FORMATS
 
 FOLDER = Path(__file__).parent.parent / "posenc" / "conformance" / "vectors"
 FAMILIES = {
     "sinusoidal": (groups.compose, notes.ABOUT, notes.NOTES),
     "rope": (rope_groups.compose, rope_notes.ABOUT, rope_notes.NOTES),
+    "alibi": (alibi_groups.compose, pair_notes.ALIBI_ABOUT, pair_notes.ALIBI_NOTES),
+    "t5": (t5_groups.compose, pair_notes.T5_ABOUT, pair_notes.T5_NOTES),
+    "relative": (relative_groups.compose, pair_notes.RELATIVE_ABOUT, pair_notes.RELATIVE_NOTES),
+    "learned": (learned_groups.compose, learned_notes.ABOUT, learned_notes.NOTES),
 }
 
 
@@ -27,7 +43,7 @@ def text(family: str, compose: Callable[[], Book], about: list[str], notes: dict
     """The file: one case a line."""
     groups = compose().groups
     cases = [case for group in groups for case in group["cases"]]
-    values = sum(len(case.get("words", case.get("decimal", []))) for case in cases)
+    values = sum(map(entries, cases))
     head = {"schema": 1, "version": "1.0.0", "family": family, "license": "CC0-1.0", "about": about}
     head |= {"counts": {"groups": len(groups), "cases": len(cases), "values": values}, "notes": notes}
     lines = [f'  "{key}": {json.dumps(value, indent=1)},' for key, value in head.items()]
@@ -37,6 +53,11 @@ def text(family: str, compose: Callable[[], Book], about: list[str], notes: dict
         rows = ",\n".join(f"      {json.dumps(case, separators=(',', ':'))}" for case in group["cases"])
         blocks.append(f'    {json.dumps(own)[:-1]}, "cases": [\n{rows}\n    ]}}')
     return "\n".join(["{", *lines, '  "groups": [', ",\n".join(blocks), "  ]", "}", ""])
+
+
+def entries(case: dict[str, Any]) -> int:
+    """How many values a case gives."""
+    return next(len(case[name]) for name in ("words", "rows", "decimal", *FORMATS) if name in case)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from posenc.conformance.bounds import Mode, limit, rotary
-from posenc.conformance.cases import PHASE, Case, Group
+from posenc.conformance.bounds import Mode, distances, learned, limit, phases, rotary
+from posenc.conformance.cases import NAN, PHASE, ROWS, Case, Group
 from posenc.conformance.protocol import WIDTHS, Answer, Subject, Table, decoded, encoded, ordinal
+
+Part = TypeVar("Part")
 
 
 class Distance(NamedTuple):
@@ -65,41 +67,71 @@ class Verdict(NamedTuple):
 
 
 def judge(subject: Subject, mode: Mode, group: Group, dtype: str) -> Iterator[Verdict]:
-    """Ask `subject` for one group, and give one verdict a case; `dtype` is `phase` for groups of phases.
+    """Ask `subject` for one group, and give one verdict a case; `dtype` is `phase` or `rows` for groups of those.
 
-    What the subject raises is passed on: that it fails is for the caller to report.
+    What the subject raises is passed on, where it is not the refusal that a case asks for: that it fails is for the
+    caller to report.
     """
     if not group.of_one_call:
         for case in group.cases:
-            yield verdict(Question(group, case, mode, dtype, case.shape), _entries(subject, group, case, dtype))
+            if case.outside and mode.name == "N1":
+                yield _refusal(subject, group, case, dtype)
+            else:
+                yield verdict(Question(group, case, mode, dtype, case.shape), _entries(subject, group, case, dtype))
         return
     positions = group.positions()
     answer: Answer | Table
+    spec = phases(group)
     if group.kind == PHASE:
-        tail: tuple[int, ...] = (group.spec.plan().pairs, 3)
-        answer = subject.phase(group.spec, positions)
+        tail: tuple[int, ...] = (spec.plan().pairs, 3)
+        answer = subject.phase(spec, positions)
     elif group.kind == "table":
-        tail = (group.spec.plan().pairs,)
+        tail = (spec.plan().pairs,)
         answer = subject.table(rotary(group), positions, dtype)
     else:
-        tail = (group.spec.plan().dim,)
-        answer = subject.encode(group.spec, positions, dtype)
+        tail = (spec.plan().dim,)
+        answer = subject.encode(spec, positions, dtype)
     for index, case in enumerate(group.cases):
         question = Question(group, case, mode, dtype, (*positions.shape, *tail), group.row(index))
         yield verdict(question, answer)
 
 
 def _entries(subject: Subject, group: Group, case: Case, dtype: str) -> Answer:
-    """What becomes of the entries of one x: a sum, or a rotation by the table given, or by that of its positions."""
+    """The answer to a case that is asked for by itself."""
+    if group.kind in (ROWS, "bias"):
+        query, key = _given(case, case.query), _given(case, case.key)
+        if group.kind == ROWS:
+            return subject.rows(distances(group), query, key)
+        weights = None if case.weights is None else case.weights.answer(dtype)
+        return subject.bias(distances(group), query, key, weights, dtype)
+    if group.kind in ("lookup", "resize"):
+        table_ = _given(case, case.weights).answer(dtype)
+        if group.kind == "lookup":
+            return subject.lookup(learned(group), table_, _given(case, case.positions))
+        return subject.resize(learned(group), table_, case.target, case.method)
     x = Answer(dtype, case.shape, encoded(case.x, dtype))
     if group.kind == "add":
-        return subject.add(group.spec, x, case.positions)
+        return subject.add(phases(group), x, case.positions)
     table, spec = case.table, rotary(group)
-    if table is None and case.positions is not None:
-        table = subject.table(spec, case.positions, "float64" if dtype == "float64" else "float32")
     if table is None:
-        raise ValueError(f"{case.id}: expected a table or positions, received neither")
+        table = subject.table(spec, _given(case, case.positions), "float64" if dtype == "float64" else "float32")
     return subject.rotate(spec, x, table, case.head_axis)
+
+
+def _given(case: Case, part: Part | None) -> Part:
+    if part is None:
+        raise ValueError(f"{case.id}: a part of the question is missing")
+    return part
+
+
+def _refusal(subject: Subject, group: Group, case: Case, dtype: str) -> Verdict:
+    """Of a question that has no answer on the host: the sentence that refuses it is the right one."""
+    try:
+        answer = _entries(subject, group, case, dtype)
+    except (ValueError, IndexError):
+        return Verdict(case, Distance(), None)
+    got = f"an array of shape {tuple(answer.shape)}"
+    return Verdict(case, Distance(), Disagreement(case.id, got, "a ValueError or an IndexError"))
 
 
 def verdict(question: Question, answer: Answer | Table) -> Verdict:
@@ -110,6 +142,8 @@ def verdict(question: Question, answer: Answer | Table) -> Verdict:
         for entry in range(len(question.case.channels)):
             if question.dtype == PHASE:
                 worst = worst.worst(check_words(question, parts[0], entry))
+            elif question.dtype == ROWS:
+                check_row(question, parts[0], entry)
             else:
                 part, column = divmod(question.case.channels[entry], question.width)
                 pattern = parts[part].pattern(question.row * question.width + column)
@@ -122,7 +156,7 @@ def verdict(question: Question, answer: Answer | Table) -> Verdict:
 def check_form(question: Question, answer: Answer | Table) -> tuple[Answer, ...]:
     """Refuse an answer of another dtype, shape or length than the question asks for; its arrays, one or two."""
     where = question.case.id
-    dtypes = ("int64", "uint32") if question.dtype == PHASE else (question.dtype,)
+    dtypes = {PHASE: ("int64", "uint32"), ROWS: ("int32",)}.get(question.dtype, (question.dtype,))
     if isinstance(answer, Table) != (question.group.kind == "table"):
         expected = "Table(cos, sin)" if question.group.kind == "table" else "one array"
         raise Disagreement(where, type(answer).__name__, expected)
@@ -150,22 +184,39 @@ def check_words(question: Question, answer: Answer, entry: int) -> Distance:
     return Distance()
 
 
+def check_row(question: Question, answer: Answer, entry: int) -> None:
+    """Rows are the same integers in every column and mode."""
+    index, expected = question.case.channels[entry], question.case.expected[ROWS][entry]
+    got = answer.pattern(index)
+    got -= (got >> 31) << 32
+    if got != expected:
+        raise Disagreement(f"{question.case.id}, entry {index}", str(got), f"row {expected}", limit="identical rows")
+
+
 def check_value(question: Question, got: int, entry: int) -> Distance:
     """The pattern of one value against the contract; the distance, where it is allowed."""
     group, case, mode, dtype = question.group, question.case, question.mode, question.dtype
     channel, expected = case.channels[entry], case.expected[dtype][entry]
-    value, wanted = decoded(got, dtype), decoded(expected, dtype)
     where = f"{case.id}, {'channel' if group.of_one_call else 'entry'} {channel}, {dtype}"
-    if not math.isfinite(value):
-        raise Disagreement(where, f"{value!r} ({got:#x})", f"{wanted!r} ({expected:#x})")
+    value = decoded(got, dtype)
+    if expected == NAN:
+        if not math.isnan(value):
+            raise Disagreement(where, f"{value!r} ({got:#x})", "NaN")
+        return Distance()
+    wanted = decoded(expected, dtype)
+    shown = f"{value!r} ({got:#x})", f"{wanted!r} ({expected:#x})"
+    if not math.isfinite(value) and got != expected:
+        raise Disagreement(where, *shown)
     allowed, formula = limit(group, case, entry, dtype, mode)
-    if not allowed and got == expected:
+    if not math.isfinite(value) or (not allowed and got == expected):
         wide = case.expected.get("float64")  # not there where what is expected is a copy
-        return Distance(0, abs(value - decoded(wide[entry], "float64")) if wide else 0.0)
-    error = abs(Fraction(value) - case.truth[entry])
+        if wide is None or not math.isfinite(value):
+            return Distance()
+        return Distance(0, abs(value - decoded(wide[entry], "float64")))
+    error = abs(Fraction(value) - (case.truth[entry] if case.truth else Fraction(wanted)))
     distance = Distance(
         abs(ordinal(got, dtype) - ordinal(expected, dtype)), float(error), float(error / allowed) if allowed else 0.0
     )
     if error > allowed or not allowed:
-        raise Disagreement(where, f"{value!r} ({got:#x})", f"{wanted!r} ({expected:#x})", distance, formula)
+        raise Disagreement(where, *shown, distance, formula)
     return distance

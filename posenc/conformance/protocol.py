@@ -1,7 +1,9 @@
 """What the judge and an implementation say to one another: numbers in, bytes out.
 
 Nothing here needs NumPy, or any framework; a third party's implementation joins by answering the calls of a family:
-`phase`, `encode` and `add` for encodings, `phase`, `table` and `rotate` for rotations.
+`phase`, `encode` and `add` for encodings, `phase`, `table` and `rotate` for rotations, `rows` and `bias` for what
+depends on a distance, `lookup` and `resize` for learned tables. A question that has no answer on the host, such as a
+position outside a table, is refused with a ValueError or an IndexError.
 """
 
 from __future__ import annotations
@@ -11,10 +13,12 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from posenc.spec.distance_plan import DistanceSpec
 from posenc.spec.exact import FORMATS
 from posenc.spec.plan import PhaseSpec, RotarySpec
+from posenc.spec.row_plan import RowSpec
 
-WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "uint32": 4}
+WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "uint32": 4, "int32": 4}
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
@@ -71,6 +75,22 @@ class Subject(Protocol):
 
     def rotate(self, spec: RotarySpec, x: Answer, table: Table, head_axis: int | None) -> Answer:
         """`x` turned by the table, shape and dtype of `x`; the table may be of another dtype."""
+        ...
+
+    def rows(self, spec: DistanceSpec, query: Positions, key: Positions) -> Answer:
+        """The row of every pair, `(*B, Q, K)` int32."""
+        ...
+
+    def bias(self, spec: DistanceSpec, query: Positions, key: Positions, weights: Answer | None, dtype: str) -> Answer:
+        """The bias of every head and pair, `(*B, heads, Q, K)` of `dtype`; the weights may be of another dtype."""
+        ...
+
+    def lookup(self, spec: RowSpec, weights: Answer, positions: Positions) -> Answer:
+        """The rows of a learned table, `(*P, dim)`, dtype of `weights`."""
+        ...
+
+    def resize(self, spec: RowSpec, weights: Answer, shape: tuple[int, ...], method: str) -> Answer:
+        """A learned table whose grid has another shape, `(rows, dim)`, dtype of `weights`."""
         ...
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from posenc import __version__
-from posenc.conformance.cases import PHASE, Vectors
+from posenc.conformance.cases import INTEGERS, PHASE, Vectors
 from posenc.conformance.run import CONFORMANT, NOT_RUN, Result
 
 HEADER = ("family", "column", "variant", "dtype", "cases", "worst distance", "verdict")
@@ -26,8 +26,9 @@ def row(result: Result) -> tuple[str, ...]:
 
 
 def _distance(result: Result) -> str:
-    if result.dtype == PHASE:
-        return "0 bits" if not result.disagreements else "other words"
+    if result.dtype in INTEGERS:
+        same, other = ("0 bits", "other words") if result.dtype == PHASE else ("0 rows", "other rows")
+        return other if result.disagreements else same
     if result.column.mode.name != "N1":
         return f"{_share(result):.2f} of the bound"
     turned = f", turned {result.worst_turned.share:.2f} of the bound" if result.worst_turned.share else ""
@@ -60,8 +61,8 @@ def summary(results: Sequence[Result]) -> str:
     text = f"{names} in {cases:,} cases."
     if len(bits) > 1:
         text += (
-            f" {', '.join(bits)} agree to the last bit on encodings and tables in float32, bfloat16 and float16 "
-            "at integer positions."
+            f" {', '.join(bits)} agree to the last bit on encodings, tables, biases and learned tables in float32, "
+            "bfloat16 and float16 at integer positions."
         )
     return text
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from posenc.conformance.cases import PHASE, Group, Vectors
+from posenc.conformance.cases import INTEGERS, Group, Vectors
 from posenc.conformance.columns import Column
 from posenc.conformance.judge import Disagreement, Distance, judge
 from posenc.conformance.protocol import DTYPES, NotRun, Subject
@@ -19,7 +19,7 @@ CONFORMANT, NOT_CONFORMANT, NOT_RUN = "conformant", "not conformant", "not run"
 
 @dataclass(slots=True)
 class Result:
-    """What one column did on all its cases of one dtype (or on the phases)."""
+    """What one column did on all its cases of one dtype (or on the phases, or the rows)."""
 
     family: str
     column: Column
@@ -72,43 +72,48 @@ def check(
                 )
             continue
         for vectors in families:
-            for dtype in (PHASE, *DTYPES):
-                if dtype == PHASE or dtype in column.dtypes:
-                    announce(f"{column.name}: {vectors.family}, {dtype}")
-                    yield _examine(subject, column, vectors, dtype)
+            announce(f"{column.name}: {vectors.family}")
+            yield from _examine(subject, column, vectors)
 
 
 def asked(column: Column, group: Group, dtype: str) -> bool:
     """Whether a column is asked for a group in this dtype."""
-    if (group.kind == PHASE) != (dtype == PHASE) or group.position_dtype not in column.position_dtypes:
+    if group.tier > column.tier or group.position_dtype not in column.position_dtypes:
         return False
-    if group.tier > column.tier or dtype == PHASE:
-        return group.tier <= column.tier
-    aside = not group.of_one_call or group.position_dtype != "integer"
-    return dtype in group.dtypes and dtype in (column.aside if aside else column.dtypes)
+    if group.integers or dtype in INTEGERS:
+        return group.integers == dtype
+    if dtype not in group.dtypes or dtype not in column.dtypes:
+        return False
+    return (group.of_one_call and group.position_dtype == "integer") or dtype in column.aside
 
 
-def _examine(subject: Subject, column: Column, vectors: Vectors, dtype: str) -> Result:
-    result = Result(vectors.family, column, dtype)
+def _examine(subject: Subject, column: Column, vectors: Vectors) -> list[Result]:
+    """One result a dtype that the column is asked for; where that is none, one without a case, which is a failure."""
+    dtypes = [d for d in (*INTEGERS, *DTYPES) if any(asked(column, group, d) for group in vectors.groups)]
+    results = [Result(vectors.family, column, dtype) for dtype in dtypes or [""]]
+    for group in vectors.groups:  # one after the other: what a specification comes to is kept for the next dtype
+        for result in results:
+            if asked(column, group, result.dtype):
+                _ask(subject, group, result)
+    return results
+
+
+def _ask(subject: Subject, group: Group, result: Result) -> None:
     begin = time.perf_counter()
-    for group in vectors.groups:
-        if not asked(column, group, dtype):
-            continue
-        result.cases += len(group.cases)
-        try:
-            for verdict in judge(subject, column.mode, group, dtype):
-                if group.kind in ("rotate", "turn"):
-                    result.worst_turned = result.worst_turned.worst(verdict.distance)
-                elif group.position_dtype == "integer":
-                    result.worst = result.worst.worst(verdict.distance)
-                else:
-                    result.worst_at_floats = result.worst_at_floats.worst(verdict.distance)
-                if verdict.disagreement is not None:
-                    result.disagreements.append(str(verdict.disagreement))
-        except Exception as error:  # whatever a subject raises is its answer
-            result.disagreements.append(f"{group.cases[0].id} and its group: {_one_line(error)}")
-    result.seconds = time.perf_counter() - begin
-    return result
+    result.cases += len(group.cases)
+    try:
+        for verdict in judge(subject, result.column.mode, group, result.dtype):
+            if group.kind in ("rotate", "turn"):
+                result.worst_turned = result.worst_turned.worst(verdict.distance)
+            elif group.position_dtype == "integer":
+                result.worst = result.worst.worst(verdict.distance)
+            else:
+                result.worst_at_floats = result.worst_at_floats.worst(verdict.distance)
+            if verdict.disagreement is not None:
+                result.disagreements.append(str(verdict.disagreement))
+    except Exception as error:  # whatever a subject raises is its answer
+        result.disagreements.append(f"{group.cases[0].id} and its group: {_one_line(error)}")
+    result.seconds += time.perf_counter() - begin
 
 
 def _one_line(error: Exception) -> str:

@@ -84,7 +84,7 @@ def padded(book: LearnedBook) -> None:
         if pad == 1:  # one case with every answer that a trace can give, for variants that compile for seconds
             ask = book.lookups("fairseq", spec, [FAIRSEQ, ROBERTA], tier=1, **more)
             ask([2, 4], [-1, 0, 1, 5, 6, 2**31 - 1, 1 - 2**31, 2], "PastTheEnd", "BelowZero", "FarOutside")
-        ask = book.lookups("fairseq", spec, [FAIRSEQ, ROBERTA], tier=2 if pad == 1 else 3, **more)
+        ask = book.lookups("fairseq", spec, [FAIRSEQ, ROBERTA], **more)
         # the example of facebookresearch/fairseq/issues/123 first, each with a row of another length
         for flag, tokens in (
             ("PaddedLeft", [[pad, pad, 15, 13, 16, 17], [14, 15, 16, 17, 18, 19]]),
@@ -101,7 +101,7 @@ def padded(book: LearnedBook) -> None:
     ask([5], [0, 1, 510, 511, -1], "LastPosition", "PaddingRow", "OffsetRows")
     ask([1], [512], "PastTheEnd")
     call = {"name": "opt", "arguments": {"length": 6, "dim": 3}}
-    ask = book.lookups("opt", record(6, 3, offset=2, padding="row"), [OPT, FAIRSEQ], tier=2, constructor=call)
+    ask = book.lookups("opt", record(6, 3, offset=2, padding="row"), [OPT, FAIRSEQ], constructor=call)
     for flag, masks in (
         ("PaddedLeft", [[0, 0, 0, 1, 1], [1, 1, 1, 1, 1]]),
         ("PaddedRight", [[1, 1, 0, 0, 0], [1, 1, 1, 1, 0]]),
@@ -144,8 +144,7 @@ def grids(book: LearnedBook, method: str) -> None:
     def resize(spec: dict[str, Any], *targets: tuple[tuple[int, ...], list[str]], **more: Any) -> None:
         book.resize(method, spec, sources, [(shape, [*own, *flags]) for shape, flags in targets], **more)
 
-    traced = method in ("torch_bicubic_antialias", "tf_bicubic", "dino_bicubic", "jax_linear", "torch_bilinear")
-    tier = 1 if method == "torch_bicubic" else 2 if traced else 3
+    tier = 1 if method == "torch_bicubic" else 3
     resize(patches((3, 2), 2 if tier < 3 else 1, 1), ((4, 5), ["NotSquare", "ClassToken", "Up"]), tier=tier)
     if method in ("torch_bilinear", "torch_bilinear_antialias", "torch_bicubic_antialias"):
         resize(patches((16, 16), 1, 1), ((5, 20), ["UpAndDown", "Axes", "ClassToken", "Digits"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -12,7 +12,9 @@ import numpy as np
 
 from posenc import jax_impl
 from posenc.conformance.protocol import Answer, NotRun, Positions, Table
+from posenc.spec.distance_plan import DistanceSpec
 from posenc.spec.plan import PhaseSpec, RotarySpec
+from posenc.spec.row_plan import RowSpec
 
 
 class Jax:
@@ -20,6 +22,7 @@ class Jax:
 
     def __init__(self, compiled: Callable[[Any], Any] = lambda function: function, device: Any = None) -> None:
         self._compiled, self._device = compiled, device
+        self._last: tuple[Hashable, Callable[..., Any]] = None, compiled
 
     def phase(self, spec: PhaseSpec, positions: Positions) -> Answer:
         return _answer(self._compiled(lambda p: jax_impl.phase(spec, p))(self._array(positions)))
@@ -40,6 +43,33 @@ class Jax:
     def rotate(self, spec: RotarySpec, x: Answer, table: Table, head_axis: int | None) -> Answer:
         turned = self._compiled(lambda e, c, s: jax_impl.rotate(spec, e, jax_impl.Table(c, s), head_axis=head_axis))
         return _answer(turned(self._entries(x), *map(self._entries, table)))
+
+    def rows(self, spec: DistanceSpec, query: Positions, key: Positions) -> Answer:
+        places = self._array(query), self._array(key)
+        return self._answer_of(("rows", spec), lambda q, k: jax_impl.rows(spec, q, k), *places)
+
+    def bias(self, spec: DistanceSpec, query: Positions, key: Positions, weights: Answer | None, dtype: str) -> Answer:
+        def biases(q: Any, k: Any, w: Any = None) -> Any:
+            return jax_impl.bias(spec, q, k, weights=w, dtype=dtype)
+
+        own = () if weights is None else (self._entries(weights),)
+        return self._answer_of(("bias", spec, dtype), biases, self._array(query), self._array(key), *own)
+
+    def lookup(self, spec: RowSpec, weights: Answer, positions: Positions) -> Answer:
+        arguments = self._entries(weights), self._array(positions)
+        return self._answer_of(("lookup", spec), lambda w, p: jax_impl.lookup(spec, w, p), *arguments)
+
+    def resize(self, spec: RowSpec, weights: Answer, shape: tuple[int, ...], method: str) -> Answer:
+        def resized(w: Any) -> Any:
+            return jax_impl.resize(spec, w, shape, method=method)
+
+        return self._answer_of(("resize", spec, shape, method), resized, self._entries(weights))
+
+    def _answer_of(self, key: Hashable, function: Callable[..., Any], *arguments: Any) -> Answer:
+        """What the function of the last question answers, where it is the same one: it is compiled."""
+        if self._last[0] != key:
+            self._last = key, self._compiled(function)
+        return _answer(self._last[1](*arguments))
 
     def _entries(self, x: Answer) -> Any:
         kind = ml_dtypes.bfloat16 if x.dtype == "bfloat16" else x.dtype

@@ -9,7 +9,9 @@ import numpy as np
 
 from posenc import numpy_impl
 from posenc.conformance.protocol import Answer, Positions, Table
+from posenc.spec.distance_plan import DistanceSpec
 from posenc.spec.plan import PhaseSpec, RotarySpec
+from posenc.spec.row_plan import RowSpec
 
 
 class Host:
@@ -30,6 +32,19 @@ class Host:
     def rotate(self, spec: RotarySpec, x: Answer, table: Table, head_axis: int | None) -> Answer:
         pair = numpy_impl.Table(*map(tensor, table))
         return answer(numpy_impl.rotate(spec, tensor(x), pair, head_axis=head_axis))
+
+    def rows(self, spec: DistanceSpec, query: Positions, key: Positions) -> Answer:
+        return answer(numpy_impl.rows(spec, array(query), array(key)))
+
+    def bias(self, spec: DistanceSpec, query: Positions, key: Positions, weights: Answer | None, dtype: str) -> Answer:
+        own = None if weights is None else tensor(weights)
+        return answer(numpy_impl.bias(spec, array(query), array(key), weights=own, dtype=dtype))
+
+    def lookup(self, spec: RowSpec, weights: Answer, positions: Positions) -> Answer:
+        return answer(numpy_impl.lookup(spec, tensor(weights), array(positions)))
+
+    def resize(self, spec: RowSpec, weights: Answer, shape: tuple[int, ...], method: str) -> Answer:
+        return answer(numpy_impl.resize(spec, tensor(weights), shape, method=method))
 
 
 def array(positions: Positions) -> Any:

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 
 from posenc import torch_impl
-from posenc.conformance.cases import PHASE
+from posenc.conformance.cases import PHASE, ROWS
 from posenc.conformance.protocol import DTYPES, Answer, NotRun, Positions, Table
+from posenc.spec.distance_plan import DistanceSpec
 from posenc.spec.plan import PhaseSpec, RotarySpec
+from posenc.spec.row_plan import RowSpec
 
 
 class Eager:
@@ -41,6 +43,20 @@ class Eager:
         entries, *pair = (_tensor(part).to(self._device) for part in (x, *table))
         return _answer(torch_impl.rotate(spec, entries, torch_impl.Table(*pair), head_axis=head_axis))
 
+    def rows(self, spec: DistanceSpec, query: Positions, key: Positions) -> Answer:
+        return _answer(torch_impl.rows(spec, self._places(query), self._places(key)))
+
+    def bias(self, spec: DistanceSpec, query: Positions, key: Positions, weights: Answer | None, dtype: str) -> Answer:
+        own = None if weights is None else _tensor(weights).to(self._device)
+        places = self._places(query), self._places(key)
+        return _answer(torch_impl.bias(spec, *places, weights=own, dtype=getattr(torch, dtype)))
+
+    def lookup(self, spec: RowSpec, weights: Answer, positions: Positions) -> Answer:
+        return _answer(torch_impl.lookup(spec, _tensor(weights).to(self._device), self._places(positions)))
+
+    def resize(self, spec: RowSpec, weights: Answer, shape: tuple[int, ...], method: str) -> Answer:
+        return _answer(torch_impl.resize(spec, _tensor(weights).to(self._device), shape, method=method))
+
     def _places(self, positions: Positions) -> range | torch.Tensor:
         if isinstance(positions.values, range) and self._device == "cpu":
             return positions.values  # which has a path of its own
@@ -57,6 +73,7 @@ class Compiled:
     def __init__(self, backend: str, aside: tuple[str, ...] = DTYPES) -> None:
         self._backend, self._aside = backend, aside
         self._known: dict[Hashable, dict[str, tuple[Answer, ...]]] = {}
+        self._last: tuple[Hashable, Callable[..., Any] | None] = None, None
 
     def phase(self, spec: PhaseSpec, positions: Positions) -> Answer:
         (words,) = self._waves(spec, positions)[PHASE]
@@ -99,6 +116,54 @@ class Compiled:
         (result,) = self._answers(key, names, turned, kinds, pair)[x.dtype]
         return result
 
+    def rows(self, spec: DistanceSpec, query: Positions, key: Positions) -> Answer:
+        def numbers(*places: torch.Tensor) -> list[torch.Tensor]:
+            return [torch_impl.rows(spec, *places)]
+
+        shapes = spec, query.shape, key.shape
+        question = *shapes, tuple(query.values), tuple(key.values)
+        places = _places(query), _places(key)
+        (result,) = self._answers((ROWS, *question), (ROWS,), numbers, *places, graph=(ROWS, *shapes))[ROWS]
+        return result
+
+    def bias(self, spec: DistanceSpec, query: Positions, key: Positions, weights: Answer | None, dtype: str) -> Answer:
+        own = None if weights is None else _tensor(weights)
+
+        def biases(query: torch.Tensor, key: torch.Tensor, own: torch.Tensor | None) -> list[torch.Tensor]:
+            kinds = [getattr(torch, name) for name in self._aside]
+            return [torch_impl.bias(spec, query, key, weights=own, dtype=kind) for kind in kinds]
+
+        shapes = "bias", spec, query.shape, key.shape, weights and (weights.dtype, weights.shape)
+        question = *shapes, tuple(query.values), tuple(key.values), weights
+        places = _places(query), _places(key)
+        (result,) = self._answers(question, self._aside, biases, *places, own, graph=shapes)[dtype]
+        return result
+
+    def lookup(self, spec: RowSpec, weights: Answer, positions: Positions) -> Answer:
+        def read(kinds: list[torch.Tensor], places: torch.Tensor) -> list[torch.Tensor]:
+            return [torch_impl.lookup(spec, own, places) for own in kinds]
+
+        numbers, kinds = self._kinds(weights)
+        question = "lookup", spec, numbers, positions.shape, tuple(positions.values)
+        graph = "lookup", spec, positions.shape
+        (result,) = self._answers(question, self._aside, read, kinds, _places(positions), graph=graph)[weights.dtype]
+        return result
+
+    def resize(self, spec: RowSpec, weights: Answer, shape: tuple[int, ...], method: str) -> Answer:
+        def resized(kinds: list[torch.Tensor]) -> list[torch.Tensor]:
+            return [torch_impl.resize(spec, own, shape, method=method) for own in kinds]
+
+        numbers, kinds = self._kinds(weights)
+        graph = "resize", spec, shape, method
+        (result,) = self._answers((*graph, numbers), self._aside, resized, kinds, graph=graph)[weights.dtype]
+        return result
+
+    def _kinds(self, weights: Answer) -> tuple[tuple[float, ...], list[torch.Tensor]]:
+        """The numbers of a table, and the table in every dtype that one graph answers for."""
+        own = _tensor(weights)
+        numbers = tuple(own.double().flatten().tolist())
+        return numbers, [own.to(getattr(torch, name)) for name in self._aside]
+
     def _waves(self, spec: PhaseSpec, positions: Positions) -> dict[str, tuple[Answer, ...]]:
         dtypes = DTYPES if positions.dtype == "integer" else self._aside
         rotary = spec if isinstance(spec, RotarySpec) else None
@@ -115,11 +180,21 @@ class Compiled:
         return self._answers(key, (PHASE, *dtypes), waves, _places(positions))
 
     def _answers(
-        self, key: Hashable, names: Sequence[str], function: Callable[..., list[Any]], *arguments: Any
+        self,
+        key: Hashable,
+        names: Sequence[str],
+        function: Callable[..., list[Any]],
+        *arguments: Any,
+        graph: Hashable = None,
     ) -> dict[str, tuple[Answer, ...]]:
+        """The answers to one question; the graph of the last one is used again where `graph` says it is the same."""
         if key not in self._known:
-            torch._dynamo.reset()  # else the graphs of earlier questions count against the recompile limit
-            results = torch.compile(function, backend=self._backend, fullgraph=True)(*arguments)
+            last, compiled = self._last
+            if compiled is None or graph is None or graph != last:
+                torch._dynamo.reset()  # else the graphs of earlier questions count against the recompile limit
+                compiled = torch.compile(function, backend=self._backend, fullgraph=True)
+                self._last = graph, compiled
+            results = compiled(*arguments)
             self._known[key] = {name: _answers(result) for name, result in zip(names, results, strict=True)}
         return self._known[key]
 
