@@ -21,18 +21,23 @@ __all__ = ["cached", "contiguous", "packed", "padded", "zigzag"]
 
 
 def padded(
-    lengths: Iterable[SupportsIndex], *, length: SupportsIndex | None = None, side: Literal["left", "right"]
+    lengths: Iterable[SupportsIndex],
+    *,
+    length: SupportsIndex | None = None,
+    side: Literal["left", "right"],
+    padding: SupportsIndex = 0,
 ) -> list[list[int]]:
     """Positions of rows that are filled up to one length: `(B, length)`; each row counts its own tokens from 0.
 
-    Of row b, the first (`right`) or the last (`left`) `lengths[b]` entries are 0, 1, 2, ...; padding has position 0,
+    Of row b, the first (`right`) or the last (`left`) `lengths[b]` entries are 0, 1, 2, ...; the others are padding,
     which the attention mask has to exclude.
 
     lengths : >= 0, the tokens of each row, padding not counted.
     length : of the rectangle, at least the longest row; None: that.
     side : where the padding is. No default: libraries, and their training and generation modes, differ.
+    padding : position of padding tokens; -1 is what the tables of fairseq, RoBERTa and OPT have a row for.
 
-    It is what transformers derives from an attention mask with `cumsum(-1) - 1`, but for the value at padding.
+    It is what transformers derives from an attention mask with `cumsum(-1) - 1`, but for the position of padding.
     """
     checks.choice("padded.side", side, ("left", "right"))
     counts = _counts("padded.lengths", lengths, minimum=0)
@@ -40,9 +45,10 @@ def padded(
     width = longest if length is None else _count("padded.length", length, minimum=0)
     if width < longest:
         raise ValueError(f"padded.length: expected an integer >= {longest}, the longest row, received {width}")
+    filled = checks.integer("padded.padding", padding, limit=checks.POSITION_LIMIT)
     if side == "left":
-        return [[0] * (width - count) + list(range(count)) for count in counts]
-    return [list(range(count)) + [0] * (width - count) for count in counts]
+        return [[filled] * (width - count) + list(range(count)) for count in counts]
+    return [list(range(count)) + [filled] * (width - count) for count in counts]
 
 
 def packed(lengths: Iterable[SupportsIndex]) -> list[int]:

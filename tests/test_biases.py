@@ -292,7 +292,7 @@ def test_the_bias_of_what_has_none(wrong):
         (lambda: T5Bias(8, buckets=-32, bidirectional=True), "T5Bias.buckets: expected an integer >= 4, received -32"),
         (
             lambda: T5Bias(8, buckets=31, bidirectional=True),
-            "T5Bias.buckets: expected an even integer, bidirectional, received 31",
+            "T5Bias.buckets: expected an even integer where bidirectional, received 31",
         ),
         (
             lambda: T5Bias(8, buckets=32, max_distance=16, bidirectional=False),

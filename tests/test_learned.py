@@ -97,7 +97,7 @@ def test_json_there_and_back(spec):
         (lambda: Learned(8, 0), "Learned.dim: expected an integer >= 1, received 0"),
         (lambda: Learned(8.0, 8), "Learned.length: expected an integer >= 1, received 8.0"),
         (lambda: Learned(8, 8, offset=-1), "Learned.offset: expected an integer >= 0, received -1"),
-        (lambda: Learned(8, 8, padding="row"), "Learned.offset: expected an integer >= 1, received 0"),
+        (lambda: Learned(8, 8, padding="row"), "Learned.offset: expected an integer >= 1 where padding has a row, received 0"),
         (
             lambda: Learned(8, 8, padding="zero"),
             "Learned.padding: expected 'row', 'frozen' or None, received 'zero'",
@@ -109,8 +109,8 @@ def test_json_there_and_back(spec):
         ),
         (lambda: Learned.patches((), 8), "Learned.patches.grid: expected a sequence of integers >= 1, received ()"),
         (lambda: Learned.patches(14, 8), "Learned.patches.grid: expected a sequence of integers >= 1, received 14"),
-        (lambda: VIT.resized((4,)), "resize.shape: expected 2 sizes, as the grid (3, 5) has, received (4,)"),
-        (lambda: VIT.resized((4, 0)), "resize.shape[1]: expected an integer >= 1, received 0"),
+        (lambda: VIT.resized((4,)), "Learned.resized.shape: expected 2 sizes, as the grid (3, 5) has, received (4,)"),
+        (lambda: VIT.resized((4, 0)), "Learned.resized.shape[1]: expected an integer >= 1, received 0"),
     ],
 )
 def test_what_cannot_be(build, message):
@@ -226,8 +226,8 @@ def test_weights_that_cannot_be(host, name):
     assert said(host.array(wide[None], "float32")) == f"{name}.weights: expected shape (16, 4), received (1, 16, 4)"
     sentence = "expected float64, float32, bfloat16 or float16, received"
     assert said(host.array(wide, "int32")) == f"{name}.weights: {sentence} int32"
-    assert said(None) == f"{name}.weights: {sentence} NoneType"
-    assert said([[1.0] * 4] * 16) == f"{name}.weights: {sentence} list"
+    assert said(None) == f"{name}.weights: expected an array of the framework, received NoneType"
+    assert said([[1.0] * 4] * 16) == f"{name}.weights: expected an array of the framework, received list"
 
 
 # --- Resize ---

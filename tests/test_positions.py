@@ -25,6 +25,8 @@ def test_padded_rows_count_their_own_tokens() -> None:
     assert padded([3, 5, 0], side="right") == [[0, 1, 2, 0, 0], [0, 1, 2, 3, 4], [0, 0, 0, 0, 0]]
     assert padded([2], length=4, side="left") == [[0, 0, 0, 1]]
     assert padded([], side="right") == []
+    assert padded([1, 3], side="left", padding=-1) == [[-1, -1, 0], [0, 1, 2]]
+    assert padded([1, 3], side="right", padding=-1) == [[0, -1, -1], [0, 1, 2]]
     rows = padded([4, 4], side="left")
     rows[0][0] = 9
     assert rows[1][0] == 0  # rows share nothing

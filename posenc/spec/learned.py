@@ -67,8 +67,9 @@ class Learned:
                 shown = checks.shown(getattr(self, name))
                 raise checks.SpecError(f"Learned.{name}: expected an integer <= {limit}, received {shown}")
         settle("padding", checks.choice("Learned.padding", self.padding, ("row", "frozen", None)))
-        least = 0 if self.padding is None else 1
-        settle("offset", checks.integer("Learned.offset", self.offset, minimum=least))
+        settle("offset", checks.integer("Learned.offset", self.offset, minimum=0))
+        if self.padding is not None and not self.offset:
+            raise checks.SpecError("Learned.offset: expected an integer >= 1 where padding has a row, received 0")
         settle("tokens", checks.integer("Learned.tokens", self.tokens, minimum=0))
         settle("output_scale", checks.number("Learned.output_scale", self.output_scale, low=2.0**-20, high=2.0**20))
         if self.offset > GREATEST_LENGTH:
@@ -152,25 +153,25 @@ class Learned:
 
         Raises SpecError for another number of axes, or sizes below 1.
         """
-        sizes_ = _shape(self._grid, shape)
+        sizes_ = _shape("Learned.resized", self._grid, shape)
         grid = None if self.grid is None else sizes_
         return replace(self, length=self.tokens + math.prod(sizes_), grid=grid)
 
     def resizing(self, shape: object, method: object) -> ResizePlan:
         """Lower to the weights of a resampler, in exact arithmetic; the last few results are kept."""
         name = checks.choice("resize.method", method, tuple(resampling.METHODS))
-        return _resizing(self, _shape(self._grid, shape), name)
+        return _resizing(self, _shape("resize", self._grid, shape), name)
 
     @property
     def _grid(self) -> tuple[int, ...]:
         return (self.length - self.tokens,) if self.grid is None else self.grid
 
 
-def _shape(grid: tuple[int, ...], shape: object) -> tuple[int, ...]:
-    result = sizes("resize.shape", shape, limit=GREATEST_LENGTH)
+def _shape(where: str, grid: tuple[int, ...], shape: object) -> tuple[int, ...]:
+    result = sizes(f"{where}.shape", shape, limit=GREATEST_LENGTH)
     if len(result) != len(grid):
         raise checks.SpecError(
-            f"resize.shape: expected {len(grid)} sizes, as the grid {grid} has, received {checks.shown(shape)}"
+            f"{where}.shape: expected {len(grid)} sizes, as the grid {grid} has, received {checks.shown(shape)}"
         )
     return result
 

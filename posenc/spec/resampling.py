@@ -106,7 +106,10 @@ def taps(grid: tuple[int, ...], shape: tuple[int, ...], method: str) -> tuple[Ta
 def weights(n: int, m: int, method: str) -> tuple[Weights, ...]:
     """For every one of m outputs the exact weights of n inputs, none of them 0: rational numbers with sum 1."""
     resampler = METHODS[method]
-    return tuple(_normal(_weights(resampler, n, m, output)) for output in range(m))
+    if resampler.table:
+        return tuple(_normal(_from_table(resampler, n, m, output)) for output in range(m))
+    seen: dict[Fraction, Weights] = {}
+    return tuple(_of_output(resampler, n, m, output, seen) for output in range(m))
 
 
 @lru_cache(maxsize=64)
@@ -124,7 +127,8 @@ def _axis(n: int, m: int, method: str) -> Taps | None:
     return Taps(tuple(index), tuple(factors))
 
 
-def _weights(resampler: Resampler, n: int, m: int, output: int) -> Weights:
+def _of_output(resampler: Resampler, n: int, m: int, output: int, seen: dict[Fraction, Weights]) -> Weights:
+    """The weights of one output; far from the edges they are those of any other with the same fraction of an input."""
     ratio = Fraction(n, m)
     if resampler.enlarged:
         ratio = n / (m + Fraction(1, 10))
@@ -132,22 +136,28 @@ def _weights(resampler: Resampler, n: int, m: int, output: int) -> Weights:
         ratio = Fraction(n - 1, m - 1) if m > 1 else Fraction(0)
     spread = max(ratio, Fraction(1)) if resampler.antialias else Fraction(1)
     kernel, radius = _kernel(resampler)
-    if resampler.table:
-        return _from_table(kernel, n, m, output)
     if resampler.corners and not resampler.antialias:
         centre = ratio * output
     else:
         centre = ratio * (output + Fraction(1, 2)) - Fraction(1, 2)
         if resampler.replicate and resampler.kernel == "linear":
             centre = max(centre, Fraction(0))
-    result: Weights = {}
     reach = radius * spread
-    for tap in range(math.floor(centre - reach), math.ceil(centre + reach) + 1):
+    first, last = math.floor(centre - reach), math.ceil(centre + reach)
+    whole = math.floor(centre)
+    inner = first >= 0 and last < n
+    if inner and centre - whole in seen:
+        return {tap + whole: weight for tap, weight in seen[centre - whole].items()}
+    row: Weights = {}
+    for tap in range(first, last + 1):
         weight = kernel(abs(tap - centre) / spread)
         inside = min(max(tap, 0), n - 1)
         if weight and (resampler.replicate or tap == inside):
-            result[inside] = result.get(inside, Fraction(0)) + weight
-    return result
+            row[inside] = row.get(inside, Fraction(0)) + weight
+    row = _normal(row)
+    if inner:
+        seen[centre - whole] = {tap - whole: weight for tap, weight in row.items()}
+    return row
 
 
 def _normal(row: Weights) -> Weights:
@@ -155,8 +165,9 @@ def _normal(row: Weights) -> Weights:
     return {tap: weight / total for tap, weight in row.items() if weight}
 
 
-def _from_table(kernel: Callable[[Fraction], Fraction], n: int, m: int, output: int) -> Weights:
+def _from_table(resampler: Resampler, n: int, m: int, output: int) -> Weights:
     """Float32 decides the entry of the table, and is followed here; what stands in it is exact."""
+    kernel, _ = _kernel(resampler)
     ratio = exact.round_to(Fraction(n, m), "float32")
     scaled = exact.round_to(Fraction(output + 0.5) * Fraction(ratio), "float32")
     place = Fraction(exact.round_to(Fraction(scaled) - Fraction(1, 2), "float32"))

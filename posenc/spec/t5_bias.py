@@ -70,7 +70,9 @@ class T5Bias:
             shown = checks.shown(self.buckets)
             raise checks.SpecError(f"T5Bias.buckets: expected an integer <= {GREATEST_BUCKETS}, received {shown}")
         if self.bidirectional and self.buckets % 2:
-            raise checks.SpecError(f"T5Bias.buckets: expected an even integer, bidirectional, received {self.buckets}")
+            raise checks.SpecError(
+                f"T5Bias.buckets: expected an even integer where bidirectional, received {self.buckets}"
+            )
         limit = checks.POSITION_LIMIT
         settle("max_distance", checks.integer("T5Bias.max_distance", self.max_distance, minimum=1, limit=limit))
         if self.max_distance <= self.exact_distances:
@@ -84,6 +86,11 @@ class T5Bias:
     def exact_distances(self) -> int:
         """e: how many distances, from 0, have a bucket of their own."""
         return self.buckets // 4 if self.bidirectional else self.buckets // 2
+
+    @property
+    def row_count(self) -> int:
+        """Rows of the table: the buckets."""
+        return self.buckets
 
     @property
     def weight_shape(self) -> tuple[int, int]:

@@ -14,6 +14,11 @@ def weights_dtype_error(where: str, received: str) -> ValueError:
     return ValueError(f"{where}.weights: expected float64, float32, bfloat16 or float16, received {received}")
 
 
+def weights_kind_error(where: str, received: object) -> ValueError:
+    """What is no array of the framework, or none that it takes for one."""
+    return ValueError(f"{where}.weights: expected an array of the framework, received {type(received).__name__}")
+
+
 def weights_shape_error(where: str, expected: Sequence[int], received: Sizes | None) -> ValueError:
     """`received`: None where no weights were given."""
     what = "None" if received is None else shape_text(received)
