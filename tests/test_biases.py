@@ -318,6 +318,14 @@ def test_the_bias_of_what_has_none(wrong):
             "TransformerXLIndex.shortest: expected an integer <= 3, the longest, received 4",
         ),
         (
+            lambda: ShawClip(2**30, 2**30),
+            "ShawClip.right: expected at most 2^31 rows, received 1073741824, which makes 2147483649",
+        ),
+        (
+            lambda: TransformerXLIndex(2**30, shortest=-(2**30)),
+            "TransformerXLIndex.shortest: expected at most 2^31 rows, received -1073741824, which makes 2147483649",
+        ),
+        (
             lambda: MusicTransformerIndex(0, bidirectional=True),
             "MusicTransformerIndex.length: expected an integer >= 1, received 0",
         ),

@@ -37,7 +37,7 @@ INDICES = {
     "deberta": DebertaBuckets(16, 100, clamped=True),
     "deberta deployed": DebertaBuckets(16, 100, clamped=False),
     "transformer-xl": TransformerXLIndex.causal(20),
-    "transformer-xl far": TransformerXLIndex(2**30, shortest=-(2**30)),
+    "transformer-xl far": TransformerXLIndex(2**30, shortest=1 - 2**30),
     "music": MusicTransformerIndex(20, bidirectional=False),
     "music bidirectional": MusicTransformerIndex(20, bidirectional=True),
 }

@@ -97,7 +97,10 @@ def test_json_there_and_back(spec):
         (lambda: Learned(8, 0), "Learned.dim: expected an integer >= 1, received 0"),
         (lambda: Learned(8.0, 8), "Learned.length: expected an integer >= 1, received 8.0"),
         (lambda: Learned(8, 8, offset=-1), "Learned.offset: expected an integer >= 0, received -1"),
-        (lambda: Learned(8, 8, padding="row"), "Learned.offset: expected an integer >= 1 where padding has a row, received 0"),
+        (
+            lambda: Learned(8, 8, padding="row"),
+            "Learned.offset: expected an integer >= 1 where padding has a row, received 0",
+        ),
         (
             lambda: Learned(8, 8, padding="zero"),
             "Learned.padding: expected 'row', 'frozen' or None, received 'zero'",
@@ -309,6 +312,16 @@ def test_what_is_not_finite_stays_where_it_is_read(host):
     got = read(host, host.module.resize(spec, given(host, weights), (5, 12), method="torch_bicubic"))
     reads = [[1 in row for row in resampling.weights(8, m, "torch_bicubic")] for m in (5, 12)]
     np.testing.assert_array_equal(np.isnan(got).reshape(5, 12), np.outer(*reads))
+
+
+@every_host
+def test_taps_that_only_fill_up_are_not_read(host):
+    """At an edge the last tap is repeated with weight 0: times infinity it would be no number, and -0 would be lost."""
+    spec = Learned(3, 1)
+    for last, method in ((np.inf, "tf_bilinear"), (-np.inf, "jax_linear"), (-0.0, "torch_bilinear")):
+        weights = np.array([[1.0], [2.0], [last]], np.float32)
+        got = read(host, host.module.resize(spec, given(host, weights), (5,), method=method))
+        assert got[-1].tobytes() == weights[-1].tobytes()
 
 
 @every_host

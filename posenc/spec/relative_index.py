@@ -39,6 +39,7 @@ class ShawClip:
         for name in ("left", "right"):
             value = self.left if name == "right" and self.right is None else getattr(self, name)
             object.__setattr__(self, name, _length(f"ShawClip.{name}", value, minimum=0))
+        _check_rows("ShawClip.right", self.row_count, self._right)
 
     @property
     def row_count(self) -> int:
@@ -93,6 +94,7 @@ class TransformerXLIndex:
                 f"TransformerXLIndex.shortest: expected an integer <= {self.longest}, the longest, received {shortest}"
             )
         object.__setattr__(self, "shortest", shortest)
+        _check_rows("TransformerXLIndex.shortest", self.row_count, shortest)
 
     @classmethod
     def causal(cls, length: int) -> TransformerXLIndex:
@@ -159,6 +161,12 @@ class MusicTransformerIndex:
 def _window(first: int, count: int, step: int) -> tuple[Run, ...]:
     """`count` distances from `first` on with a row each, 0, step, 2 * step, ...; none before and behind them."""
     return Run(LEAST_DISTANCE, None), Run(first, 0, step), Run(first + count, None)
+
+
+def _check_rows(where: str, rows: int, value: int) -> None:
+    """Rows are int32."""
+    if rows > checks.POSITION_LIMIT:
+        raise checks.SpecError(f"{where}: expected at most 2^31 rows, received {value}, which makes {rows}")
 
 
 def _length(where: str, value: object, *, minimum: int) -> int:

@@ -53,7 +53,10 @@ class ResizePlan:
 
 @dataclass(frozen=True, slots=True)
 class Taps:
-    """For every output of an axis the same number of taps: `index` into the inputs, `weights` correctly rounded."""
+    """For every output of an axis the same number of taps: `index` into the inputs, `weights` correctly rounded.
+
+    Where an output has fewer, the last ones have weight 0: they fill up, and are not added.
+    """
 
     index: tuple[tuple[int, ...], ...]
     weights: tuple[tuple[float, ...], ...]
