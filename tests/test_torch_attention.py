@@ -40,18 +40,23 @@ def inputs(queries, keys, dtype=torch.float32):
 
 
 class Case:
-    """A left-padded batch, at its prompt or `new` tokens later, of which the last `queries` are asked."""
+    """A left-padded batch, at its prompt or `new` tokens later, of which the last `queries` are asked.
 
-    def __init__(self, new, queries):
+    Behind its keys is room for `free` more. Positions of the second row go up by 3, or one row could pass for another:
+    softmax sees no constant.
+    """
+
+    def __init__(self, new, queries, free=0):
         keys = max(LENGTHS) + new
-        rows = positions.padded([length + new for length in LENGTHS], side="left")
-        self.key_positions = torch.tensor(rows)
-        self.query_positions = self.key_positions[:, keys - queries :]
-        self.real = torch.arange(keys) >= torch.tensor([[keys - length - new] for length in LENGTHS])
-        self.asked = self.real[:, keys - queries :]
-        self.inputs = inputs(queries, keys)
+        rows = torch.tensor(positions.padded([length + new for length in LENGTHS], side="left"))
+        rows = rows * torch.tensor([[1], [3]])
+        self.query_positions = rows[:, keys - queries :]
+        self.key_positions = torch.nn.functional.pad(rows, (0, free))
+        real = torch.arange(keys) >= torch.tensor([[keys - length - new] for length in LENGTHS])
+        self.asked = real[:, keys - queries :]
+        self.inputs = inputs(queries, keys + free)
         causal = self.key_positions[:, None, :] <= self.query_positions[:, :, None]
-        self.allowed = causal & self.real[:, None, :]
+        self.allowed = causal & torch.nn.functional.pad(real, (0, free))[:, None, :]
 
     def mask(self):
         return torch.zeros(self.allowed.shape).masked_fill(~self.allowed, -math.inf).unsqueeze(1)
@@ -186,13 +191,21 @@ def test_flex_attention_takes_a_score_function(spec, case):
         found.check(got, spec, weights, shift=torch.linspace(0, 0.01, found.inputs[1].shape[2]))
 
 
+STEPS = [(1, 1, 7), (2, 1, 6), (8, 1, 0)]
+
+
 @pytest.mark.inductor
-@every_spec
-def test_compiled_flex_attention(spec):
-    """One graph for the prompt and for chunks of any offset."""
+@pytest.mark.parametrize(
+    ("name", "cases"),
+    [*((name, [PROMPT]) for name in SPECS), ("causal", STEPS), ("t5", STEPS)],
+    ids=lambda value: value if isinstance(value, str) else f"{len(value)}",
+)
+def test_compiled_flex_attention(name, cases):
+    """One graph for all steps of decoding into a cache that has room for them."""
     counters.clear()
-    weights, run = weights_of(spec), torch.compile(flex_attention, fullgraph=True, dynamic=True)
-    for case in (PROMPT, CHUNK, (5, 2)):
+    spec, run = SPECS[name], torch.compile(flex_attention, fullgraph=True)
+    weights = weights_of(spec)
+    for case in cases:
         found = Case(*case)
         scores = score_mod(spec, found.query_positions, found.key_positions, weights=weights)
         found.check(run(*found.inputs, score_mod=scores, block_mask=found.block_mask()), spec, weights)

@@ -53,7 +53,7 @@ class SwinIndex:
     @property
     def row_count(self) -> int:
         """Rows of the table: one for every offset."""
-        return math.prod(2 * size - 1 for size in self.window)
+        return math.prod([2 * size - 1 for size in self.window])  # a list, as torch.compile traces no generator here
 
     @property
     def weight_shape(self) -> tuple[int, int]:

@@ -43,7 +43,7 @@ def score_mod(
     if fact.strict and query.device.type == "cpu" and not inputs.traced():
         distance.rows_of("score_mod", spec, fact, query, key)  # refuses a pair without a row
     at = (query if table is None else table).device if device is None else torch.device(device)
-    query, key = _one_batch("query_positions", query).to(at), _one_batch("key_positions", key).to(at)
+    query, key = _one_batch("query_positions", query.to(at)), _one_batch("key_positions", key.to(at))
     get = constants(at)
     slopes = get("slopes32") if table is None else table.to(at)
     hows = [axis.how for axis in fact.axes]
@@ -63,10 +63,11 @@ def score_mod(
 
 
 def _one_batch(name: str, positions: Tensor) -> Tensor:
-    """`(L, A)` or `(B, L, A)`."""
+    """`(L, A)` or `(B, L, A)`, dense: a compiled function is compiled again for other strides, as slices have."""
     if positions.dim() > 3:
         raise ValueError(f"score_mod.{name}: expected one leading axis or none, received {positions.dim() - 2}")
-    return positions.squeeze(0) if positions.dim() == 3 and positions.shape[0] == 1 else positions
+    dense = positions.contiguous()
+    return dense.squeeze(0) if dense.dim() == 3 and dense.shape[0] == 1 else dense
 
 
 def _at(positions: Tensor, batch: Tensor, index: Tensor) -> list[Tensor]:
