@@ -135,7 +135,9 @@ def test_flags_compilations_and_float64(caplog):
     shape, method = (4, 6), "torch_bicubic"
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         assert jax.jit(lambda w: lookup(FROZEN, w, range(9)))(table).shape == (9, 6)
-        assert jax.jit(lambda w: resize(PATCHES, w, shape, method=method))(weights(PATCHES)).shape == (26, 4)
+        for dtype in ("float32", "bfloat16"):
+            table_of = jax.jit(lambda w: resize(PATCHES, w, shape, method=method))
+            assert table_of(weights(PATCHES, dtype)).shape == (26, 4)
     off = "received float64 in a trace while jax_enable_x64 is off"
     with pytest.raises(ValueError, match=rf"^lookup.weights: .* {off}"):
         traced(FROZEN, table, jnp.array([1])), jax.jit(lambda p: lookup(FROZEN, wide, p))(jnp.array([1]))

@@ -107,7 +107,7 @@ def read_x(where: str, given: object, dim: int) -> Array:
 def read_weights(where: str, given: object, shape: tuple[int, int]) -> Array:
     """An array of one of the four dtypes, not copied."""
     if not isinstance(given, jax.Array | np.ndarray):
-        raise weight_checks.weights_dtype_error(where, type(given).__name__)
+        raise weight_checks.weights_kind_error(where, given)
     array = native(given, copy=False)
     if array.dtype not in _NAMES:
         raise weight_checks.weights_dtype_error(where, array.dtype.name)

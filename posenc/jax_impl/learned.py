@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from itertools import product
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from posenc.spec import weight_checks
 from posenc.spec.resampling import Method
 from posenc.spec.row_plan import ResizePlan, RowPlan, RowSpec, Taps, resize_plan, row_plan
 
-BLOCK = 2**16
+BLOCK = 2**15
 """Numbers computed in one go on the host."""
 UNROLLED = 16
 """Taps of a resampler that are compiled one by one; of more there is a loop."""
@@ -150,7 +151,8 @@ def _host_resize(plan: ResizePlan, table: HostArray) -> HostArray:
                 if taps is not None:
                     grid = _along(grid.reshape(before, size, after * count), taps)
                 before *= wanted
-            out[plan.kept :, some] = formats.narrowed(grid.reshape(-1, count), table.dtype)
+            result = grid.reshape(-1, count)
+            out[plan.kept :, some] = formats.narrowed(result, table.dtype) if table.dtype.itemsize == 2 else result
     return out
 
 
@@ -158,18 +160,19 @@ def _along(grid: HostArray, taps: Taps) -> HostArray:
     """`(before, n, after)` -> `(before, m, after)`, taps in ascending order, each product and each sum rounded."""
     index, weights = np.array(taps.index), np.array(taps.weights)[:, :, None]
     before, _, after = grid.shape
-    out = np.empty((before, len(index), after))
-    rows = max(BLOCK // after, 1)
-    spare = np.empty((rows, after))
-    for one, result in zip(grid, out, strict=True):
-        for start in range(0, len(index), rows):
-            piece = slice(start, start + rows)
-            total = result[piece]
-            np.take(one, index[piece, 0], axis=0, out=total, mode="clip")
-            total *= weights[piece, 0]
-            for tap in range(1, index.shape[1]):
-                product = np.take(one, index[piece, tap], axis=0, out=spare[: len(total)], mode="clip")
-                total += np.multiply(product, weights[piece, tap], out=product)
+    count = len(index)
+    rows = min(max(BLOCK // after, 1), count)
+    several = max(BLOCK // (rows * after), 1) if rows == count else 1
+    out, spare = np.empty((before, count, after)), np.empty((several, rows, after))
+    for left, start in product(range(0, before, several), range(0, count, rows)):
+        some, piece = slice(left, left + several), slice(start, start + rows)
+        total = out[some, piece]
+        np.take(grid[some], index[piece, 0], axis=1, out=total, mode="clip")
+        total *= weights[piece, 0]
+        for tap in range(1, index.shape[1]):
+            term = spare[: total.shape[0], : total.shape[1]]
+            np.take(grid[some], index[piece, tap], axis=1, out=term, mode="clip")
+            total += np.multiply(term, weights[piece, tap], out=term)
     return out
 
 
