@@ -32,7 +32,7 @@ class Column:
     dtypes: tuple[str, ...] = DTYPES
     position_dtypes: tuple[str, ...] = _INTEGERS_AND_FLOATS
     aside: tuple[str, ...] = DTYPES
-    """Those of `dtypes` that sums, and encodings at float positions, are asked for in."""
+    """Those of `dtypes` that everything but encodings and tables at integer positions is asked for in."""
 
     @property
     def name(self) -> str:

@@ -216,7 +216,7 @@ def root(value: int, degree: int) -> int:
     """The greatest integer n with n^degree <= value, for value >= 0 and roots below 2^64."""
     if value == 0:
         return 0
-    nearly = round(2 ** (math.log2(value) / degree))  # within 10^-13 of itself or so
+    nearly: int = round(2 ** (math.log2(value) / degree))  # within 10^-13 of itself or so
     nearly = ((degree - 1) * nearly + value // nearly ** (degree - 1)) // degree  # Newton: within one or two units
     while nearly**degree > value:
         nearly -= 1

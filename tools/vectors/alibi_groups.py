@@ -62,8 +62,7 @@ def all_slopes(book: AlibiBook) -> None:
     """Every slope of many numbers of heads: at distances that leave it as it is, and that make a multiple of it."""
     for heads in (6, 1, 2, 3, 5, 7, 8, 10, 12, 16, 40, 71, 112):
         at = [0, 2, 5] if heads == 8 else [4, 2]
-        tier = 1 if heads == 6 else 3
-        book.alibi("causal", heads, "causal", [([5], at)], flags=["Slopes"], tier=tier)
+        book.alibi("causal", heads, "causal", [([5], at)], flags=["Slopes"])
     for max_bias in (16.0, 4.0, 7.3, 0.075, 64.0, 2.0**-10):
         book.alibi("max_bias", 6, "causal", [([5], [4, 2])], max_bias, flags=["Slopes"])
     # the exponent of head 4 of 8 is 1.6 * 5 / 8, which is 1: a tie, though no other slope is a power of two
@@ -74,14 +73,7 @@ def all_slopes(book: AlibiBook) -> None:
 def forms(book: AlibiBook) -> None:
     """Keys behind the query, at it and ahead of it, in one matrix that is not square."""
     for form in FORMS:
-        book.alibi(
-            form,
-            6,
-            form,
-            [([3, 4, 5], [0, 1, 2, 3, 4, 5, 6])],
-            flags=["ZeroSign", "Anchor"],
-            tier=2 if form == "anchored" else 3,
-        )
+        book.alibi(form, 6, form, [([3, 4, 5], [0, 1, 2, 3, 4, 5, 6])], flags=["ZeroSign", "Anchor"])
         book.alibi(form, 12, form, [([3, -700], [70000, 0, -1, -700])], only=[0, 7, 8, 11], flags=["ZeroSign"])
 
 
@@ -90,7 +82,9 @@ def distances(book: AlibiBook) -> None:
     for form in FORMS:
         for heads, only in ((12, [0, 8, 10]), (8, [0, 7])):
             pairs = [(q, k) for q in range(len(FAR)) for k in range(len(FAR)) if (q + 2 * k) % 3 == 0]
-            book.alibi(f"{form}.far", heads, form, [(FAR, FAR)], only=only, pairs=pairs, flags=["FarApart"])
+            # with slopes that are no powers of two: the others leave nothing to round
+            tier = {"causal": 1, "anchored": 2}.get(form, 3) if heads == 12 else 3
+            book.alibi(f"{form}.far", heads, form, [(FAR, FAR)], only=only, pairs=pairs, flags=["FarApart"], tier=tier)
     book.alibi("neighbours", 12, "causal", [([300], list(range(40, 48)))], only=[0, 1, 8, 11], flags=["Collide"])
     book.alibi(
         "neighbours", 16, "causal", [([70000], [0, 1, 2, 67950, 67951, 67952])], flags=["Collide"], only=[0, 3, 15]

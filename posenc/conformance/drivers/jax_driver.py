@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from posenc import jax_impl
 from posenc.conformance.protocol import Answer, NotRun, Positions, Table
 from posenc.spec.distance_plan import DistanceSpec
 from posenc.spec.plan import PhaseSpec, RotarySpec
+from posenc.spec.resampling import Method
 from posenc.spec.row_plan import RowSpec
 
 
@@ -61,7 +62,7 @@ class Jax:
 
     def resize(self, spec: RowSpec, weights: Answer, shape: tuple[int, ...], method: str) -> Answer:
         def resized(w: Any) -> Any:
-            return jax_impl.resize(spec, w, shape, method=method)
+            return jax_impl.resize(spec, w, shape, method=cast("Method", method))
 
         return self._answer_of(("resize", spec, shape, method), resized, self._entries(weights))
 
