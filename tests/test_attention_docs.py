@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file
+from torch import Tensor
 from transformers.models.roberta.modeling_roberta import RobertaEmbeddings
 
-from posenc import Learned
-from posenc.numpy_impl import lookup
+from posenc import Alibi, Learned, SwinIndex, T5Bias
+from posenc.numpy_impl import bias, lookup
 from posenc.spec.resampling import METHODS, weights
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -62,7 +66,16 @@ WRONG = [
     # another row, another function
     ("assert (rows == weights[:16])", "assert (rows == weights[2:18])"),
     ("Learned.roberta(512, 768)", "Learned.opt(512, 768)"),
-    ('(24, 24), method="torch_bicubic")', '(24, 24), method="torch_bicubic_antialias")'),
+    (
+        'larger = resize(spec, weights, (24, 24), method="torch_bicubic")',
+        'larger = resize(spec, weights, (24, 24), method="torch_bicubic_antialias")',
+    ),
+    ('table, (24, 24), method="torch_bicubic")', 'table, (24, 24), method="torch_bicubic_antialias")'),
+    ('side="right", padding=-1', 'side="right"'),
+    # key minus query; weights that a model does not own, or that have no gradient
+    ("places[:, None] - places + 6", "places - places[:, None] + 6"),
+    ("bias=relative(positions, positions)", "bias=relative(range(6), range(6))"),
+    ("weights=self.buckets[...]", "weights=jax.lax.stop_gradient(self.buckets[...])"),
 ]
 
 
@@ -73,18 +86,18 @@ def test_a_wrong_block_is_seen(right: str, wrong: str) -> None:
         run(block.replace(right, wrong))
 
 
-# --- The tables of docs/learned.md
+# --- The tables
 
 
-def cells(heading: str) -> Iterator[list[str]]:
+def cells(page: str, heading: str) -> Iterator[list[str]]:
     """The rows of the first table below a heading."""
-    part = PAGES["learned"].split(f"## {heading}\n")[1].split("```")[0]
-    for line in re.findall(r"^\| (`.*) \|$", part, re.M):
-        yield [cell.strip() for cell in line.split("|")]
+    part = PAGES[page].split(f"## {heading}\n")[1].split("|---|\n")[1].split("\n\n")[0]
+    for line in part.splitlines():
+        yield [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def test_the_table_of_conventions() -> None:
-    listed = list(cells("Which row position 0 reads"))
+    listed = list(cells("learned", "Which row position 0 reads"))
     assert len(listed) == 8
     for call, count, first, padding, _ in listed:
         spec = eval(call.strip("`"))  # noqa: S307  # the page's own code
@@ -104,7 +117,7 @@ def test_the_table_of_conventions() -> None:
 
 
 def test_the_table_of_methods() -> None:
-    assert {row[0].strip("`") for row in cells("Resizing")} == set(METHODS)
+    assert {row[0].strip("`") for row in cells("learned", "Resizing")} == set(METHODS)
 
 
 def test_methods_that_are_one_function() -> None:
@@ -125,3 +138,62 @@ def test_positions_of_roberta() -> None:
     positions = eval(line, {"mask": mask})  # noqa: S307  # the page's own code
     own = RobertaEmbeddings.create_position_ids_from_input_ids(tokens, 1)
     assert torch.equal(positions + Learned.roberta(512, 768).offset, own)
+
+
+MODELS: dict[str, Callable[[], transformers.PreTrainedModel]] = {
+    "BERT": lambda: transformers.BertForMaskedLM(transformers.BertConfig(num_hidden_layers=1)),
+    "RoBERTa": lambda: transformers.RobertaForMaskedLM(
+        transformers.RobertaConfig(num_hidden_layers=1, max_position_embeddings=514)
+    ),
+    "OPT": lambda: transformers.OPTForCausalLM(transformers.OPTConfig(num_hidden_layers=1)),
+    "BART": lambda: transformers.BartForConditionalGeneration(
+        transformers.BartConfig(encoder_layers=1, decoder_layers=1)
+    ),
+    "GPT-2": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=1)),
+    "ViT": lambda: transformers.ViTForImageClassification(transformers.ViTConfig(num_hidden_layers=1)),
+    "CLIP": lambda: transformers.CLIPModel(
+        transformers.CLIPConfig(text_config={"num_hidden_layers": 1}, vision_config={"num_hidden_layers": 1})
+    ),
+    "DINOv2": lambda: transformers.Dinov2ForImageClassification(
+        transformers.Dinov2Config(num_hidden_layers=1, image_size=518)
+    ),
+    "T5": lambda: transformers.T5ForConditionalGeneration(transformers.T5Config(num_layers=1)),
+}
+ROWS = [row for page in PAGES for row in cells(page, "Weights of a checkpoint")]
+
+
+def check_weights(state: dict[str, Tensor], row: list[str]) -> None:
+    """The row names a tensor that has the shape of its specification once it is treated as the row says."""
+    _, name, call, treatment = row
+    spec: Learned | T5Bias | SwinIndex = eval(call.strip("`"))  # noqa: S307  # the page's own code
+    taken = {"as it is": lambda table: table, "`[0]`: a batch axis of one": lambda table: table[0]}[treatment]
+    assert tuple(taken(state[name.strip("`")]).shape) == spec.weight_shape
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_weights_of_transformers(model: str) -> None:
+    with torch.device("meta"):
+        state = MODELS[model]().state_dict()
+    named = [row for row in ROWS if row[0].split(",")[0] == model]
+    for row in named:
+        check_weights(state, row)
+    tables = [name for name in state if re.search(r"posit|wpe|relative", name)]
+    assert sorted(tables) == sorted(row[1].strip("`") for row in named)  # and there are no others
+
+
+def test_the_weights_of_swin(tmp_path: Path) -> None:
+    """Of a file: transformers has another name in memory."""
+    config = transformers.SwinConfig(depths=[1], num_heads=[3], embed_dim=12)
+    transformers.SwinForImageClassification(config).save_pretrained(tmp_path)
+    (row,) = (row for row in ROWS if row[0] == "Swin")
+    check_weights(load_file(tmp_path / "model.safetensors"), row)
+    assert {row[0].split(",")[0] for row in ROWS} == {*MODELS, "Swin"}
+
+
+def test_keras_takes_a_bias_for_a_mask() -> None:
+    attention = keras.layers.MultiHeadAttention(num_heads=2, key_dim=4)
+    x = np.random.default_rng(0).normal(size=(1, 5, 8)).astype(np.float32)
+    added = bias(Alibi.causal(2), range(5), range(5))[None]
+    output = attention(x, x, attention_mask=added)
+    np.testing.assert_array_equal(output, attention(x, x, attention_mask=added != 0))
+    assert np.abs(output - attention(x, x)).max() > 1e-3
