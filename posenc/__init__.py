@@ -33,15 +33,18 @@ The numerical contract, by its clauses:
 
 - N1, exact: from positions on the host, outside a trace, `encode`, `table` and the `bias` of slopes in float32,
   bfloat16 and float16 are correctly rounded at integer positions, identical in all columns; float64 is within 4 units
-  in the last place plus 2^-62; at float positions a value is within half a unit plus 2^-48 times the magnitude (the
-  output scale, or that of the scaling). A learned bias is the weight, rounded once to the dtype; `lookup` is the row
-  itself, times the output scale if that is not 1; `resize` computes in float64, in the order that `ResizePlan` states,
-  and rounds once: identical bits in all columns, but for those of a NaN.
+  in the last place plus 2^-62, a bias of slopes within one unit; at float positions a value is within half a unit
+  plus 2^-48 times the magnitude (the output scale, or that of the scaling). A learned bias is the weight, rounded
+  once to the dtype; `lookup` is the row itself, times the output scale if that is not 1; `resize` computes in
+  float64, in the order that `ResizePlan` states, and rounds once: identical bits in all columns, but for those of a
+  NaN.
 - N2, fused: in a trace or on an accelerator, phases and rows are the same integers, a float32 value errs by at most
-  2^-23 times the magnitude (2^-22 at float positions), a bias of slopes by at most 2^-22 of itself, a resized value, of
-  at most n inputs or outputs an axis, by at most n * 2^-22 times the greatest input, and a half-precision output adds
-  one rounding. Values of positions are not checked, unless they are known while tracing: a position outside a learned
-  table gives NaN, as does the bias of a pair without a row. JAX and TensorFlow take subnormal weights for zero there.
+  2^-23 times the magnitude (2^-22 at float positions), a bias of slopes by at most 2^-22 of itself (none at the query
+  and in float32 one beside it), a resized value, of at most n inputs or outputs an axis, by at most n * 2^-22 times
+  the greatest input, and a half-precision output adds one rounding; float64 on a CPU is as in N1, a resized value
+  within n * 2^-51 times the greatest input. Values of positions are not checked, unless they are known while tracing:
+  a position outside a learned table gives NaN, as does the bias of a pair without a row. JAX and TensorFlow take
+  subnormal weights for zero there.
 - N3, rotation: products in float32 (float64 for float64), one rounding to the dtype of `x`: on the table given, an
   error of at most 2^-22 (2^-51 for float64) times the magnitude times max(|u|, |v|), plus half a unit of the output;
   two columns or modes differ by at most twice that. The same bits, but for those of a NaN, however an array is split,

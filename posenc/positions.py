@@ -1,4 +1,4 @@
-"""Position ids for the ways in which batches are laid out, as ranges and lists that `table`, `encode` and `add` take.
+"""Position ids for the ways in which batches are laid out, as ranges and lists that every column takes.
 
     padded     rows of several lengths in one rectangle: `(B, length)`
     packed     several documents in one row: `(sum of lengths,)`

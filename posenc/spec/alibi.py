@@ -66,10 +66,7 @@ class Alibi:
         def settle(name: str, value: object) -> None:
             object.__setattr__(self, name, value)  # frozen for everyone else
 
-        settle("heads", checks.integer("Alibi.heads", self.heads, minimum=1))
-        if self.heads > GREATEST_HEADS:
-            shown = checks.shown(self.heads)
-            raise checks.SpecError(f"Alibi.heads: expected an integer <= {GREATEST_HEADS}, received {shown}")
+        settle("heads", checks.integer("Alibi.heads", self.heads, minimum=1, maximum=GREATEST_HEADS))
         settle("form", checks.choice("Alibi.form", self.form, tuple(_RUNS)))
         settle("max_bias", checks.number("Alibi.max_bias", self.max_bias, low=2.0**-10, high=64.0))
 

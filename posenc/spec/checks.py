@@ -36,7 +36,9 @@ def shown(value: object) -> str:
         return f"a {type(value).__name__}"
 
 
-def integer(where: str, value: object, *, minimum: int | None = None, limit: int | None = None) -> int:
+def integer(
+    where: str, value: object, *, minimum: int | None = None, maximum: int | None = None, limit: int | None = None
+) -> int:
     """`value` as an int: booleans and floats are refused, NumPy integers are not."""
     expected = "an integer"
     if minimum is not None:
@@ -51,14 +53,23 @@ def integer(where: str, value: object, *, minimum: int | None = None, limit: int
         raise SpecError(f"{where}: expected {expected}, received {shown(value)}") from None
     if (minimum is not None and number < minimum) or (limit is not None and abs(number) >= limit):
         raise SpecError(f"{where}: expected {expected}, received {shown(value)}")
+    if maximum is not None and number > maximum:
+        raise SpecError(f"{where}: expected an integer <= {maximum}, received {shown(value)}")
     return number
+
+
+def sizes(where: str, value: object, *, maximum: int) -> tuple[int, ...]:
+    """A sequence of positive integers, at least one."""
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence) or not value:
+        raise SpecError(f"{where}: expected a sequence of integers >= 1, received {shown(value)}")
+    return tuple(integer(f"{where}[{axis}]", size, minimum=1, maximum=maximum) for axis, size in enumerate(value))
 
 
 def number(where: str, value: object, *, low: float | None = None, high: float | None = None) -> float:
     """`value` as a finite float > 0, within `low` and `high` where they are given."""
     expected = "a finite number > 0"
     if low is not None and high is not None:
-        expected = f"a number from {low:g} to {high:g}"
+        expected = f"a number from {low!r} to {high!r}"
     try:
         result = real(value)
     except (TypeError, ValueError, OverflowError):

@@ -9,7 +9,8 @@ from itertools import pairwise
 
 from posenc.spec import checks, exact
 from posenc.spec.distance_plan import LEAST_DISTANCE, DistancePlan, Run
-from posenc.spec.t5_bias import GREATEST_BUCKETS
+
+GREATEST_BUCKETS = 2**12
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +52,10 @@ class DebertaBuckets:
         def settle(name: str, value: object) -> None:
             object.__setattr__(self, name, value)  # frozen for everyone else
 
-        settle("buckets", checks.integer("DebertaBuckets.buckets", self.buckets, minimum=4))
-        if self.buckets > GREATEST_BUCKETS or self.buckets % 2:
-            shown = checks.shown(self.buckets)
-            raise checks.SpecError(
-                f"DebertaBuckets.buckets: expected an even integer <= {GREATEST_BUCKETS}, received {shown}"
-            )
+        where = "DebertaBuckets.buckets"
+        settle("buckets", checks.integer(where, self.buckets, minimum=4, maximum=GREATEST_BUCKETS))
+        if self.buckets % 2:
+            raise checks.SpecError(f"{where}: expected an even integer, received {self.buckets}")
         limit = checks.POSITION_LIMIT
         settle("max_distance", checks.integer("DebertaBuckets.max_distance", self.max_distance, minimum=1, limit=limit))
         if self.max_distance <= self.buckets // 2 + 1:

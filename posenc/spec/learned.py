@@ -10,10 +10,9 @@ from typing import Literal
 from posenc.spec import checks, resampling
 from posenc.spec.resampling import Method
 from posenc.spec.row_plan import ResizePlan, RowPlan
-from posenc.spec.sinusoidal import GREATEST_DIM
-from posenc.spec.swin_index import sizes
 
 GREATEST_LENGTH = 2**30
+GREATEST_DIM = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,26 +60,20 @@ class Learned:
         def settle(name: str, value: object) -> None:
             object.__setattr__(self, name, value)  # frozen for everyone else
 
-        for name, limit in (("length", GREATEST_LENGTH), ("dim", GREATEST_DIM)):
-            settle(name, checks.integer(f"Learned.{name}", getattr(self, name), minimum=1))
-            if getattr(self, name) > limit:
-                shown = checks.shown(getattr(self, name))
-                raise checks.SpecError(f"Learned.{name}: expected an integer <= {limit}, received {shown}")
+        settle("length", checks.integer("Learned.length", self.length, minimum=1, maximum=GREATEST_LENGTH))
+        settle("dim", checks.integer("Learned.dim", self.dim, minimum=1, maximum=GREATEST_DIM))
         settle("padding", checks.choice("Learned.padding", self.padding, ("row", "frozen", None)))
-        settle("offset", checks.integer("Learned.offset", self.offset, minimum=0))
+        settle("offset", checks.integer("Learned.offset", self.offset, minimum=0, maximum=GREATEST_LENGTH))
         if self.padding is not None and not self.offset:
             raise checks.SpecError("Learned.offset: expected an integer >= 1 where padding has a row, received 0")
         settle("tokens", checks.integer("Learned.tokens", self.tokens, minimum=0))
         settle("output_scale", checks.number("Learned.output_scale", self.output_scale, low=2.0**-20, high=2.0**20))
-        if self.offset > GREATEST_LENGTH:
-            shown = checks.shown(self.offset)
-            raise checks.SpecError(f"Learned.offset: expected an integer <= {GREATEST_LENGTH}, received {shown}")
         if self.tokens >= self.length:
             raise checks.SpecError(
                 f"Learned.tokens: expected an integer below the length {self.length}, received {self.tokens}"
             )
         if self.grid is not None:
-            settle("grid", sizes("Learned.grid", self.grid, limit=GREATEST_LENGTH))
+            settle("grid", checks.sizes("Learned.grid", self.grid, maximum=GREATEST_LENGTH))
             if math.prod(self.grid) != self.length - self.tokens:
                 raise checks.SpecError(
                     f"Learned.grid: expected sizes whose product is {self.length - self.tokens}, the length less the "
@@ -94,7 +87,7 @@ class Learned:
         Of a token sequence, positions count the tokens that are no padding: `cumsum(mask) - 1`, and -1 at padding.
         Source: fairseq/modules/learned_positional_embedding.py.
         """
-        row = checks.integer("Learned.fairseq.padding_idx", padding_idx, minimum=0)
+        row = checks.integer("Learned.fairseq.padding_idx", padding_idx, minimum=0, maximum=GREATEST_LENGTH - 1)
         return cls(length, dim, offset=row + 1, padding="frozen")
 
     @classmethod
@@ -127,7 +120,7 @@ class Learned:
 
         Its positions are `range(tokens + prod(grid))`.
         """
-        shape = sizes("Learned.patches.grid", grid, limit=GREATEST_LENGTH)
+        shape = checks.sizes("Learned.patches.grid", grid, maximum=GREATEST_LENGTH)
         before = checks.integer("Learned.patches.tokens", tokens, minimum=0)
         return cls(before + math.prod(shape), dim, grid=shape, tokens=before)
 
@@ -153,9 +146,9 @@ class Learned:
 
         Raises SpecError for another number of axes, or sizes below 1.
         """
-        sizes_ = _shape("Learned.resized", self._grid, shape)
-        grid = None if self.grid is None else sizes_
-        return replace(self, length=self.tokens + math.prod(sizes_), grid=grid)
+        whole = _shape("Learned.resized", self._grid, shape)
+        grid = None if self.grid is None else whole
+        return replace(self, length=self.tokens + math.prod(whole), grid=grid)
 
     def resizing(self, shape: object, method: object) -> ResizePlan:
         """Lower to the weights of a resampler, in exact arithmetic; the last few results are kept."""
@@ -168,7 +161,7 @@ class Learned:
 
 
 def _shape(where: str, grid: tuple[int, ...], shape: object) -> tuple[int, ...]:
-    result = sizes(f"{where}.shape", shape, limit=GREATEST_LENGTH)
+    result = checks.sizes(f"{where}.shape", shape, maximum=GREATEST_LENGTH)
     if len(result) != len(grid):
         raise checks.SpecError(
             f"{where}.shape: expected {len(grid)} sizes, as the grid {grid} has, received {checks.shown(shape)}"

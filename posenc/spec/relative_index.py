@@ -170,7 +170,4 @@ def _check_rows(where: str, rows: int, value: int) -> None:
 
 
 def _length(where: str, value: object, *, minimum: int) -> int:
-    result = checks.integer(where, value, minimum=minimum)
-    if result > GREATEST_LENGTH:
-        raise checks.SpecError(f"{where}: expected an integer <= {GREATEST_LENGTH}, received {checks.shown(value)}")
-    return result
+    return checks.integer(where, value, minimum=minimum, maximum=GREATEST_LENGTH)

@@ -77,10 +77,7 @@ class Rope:
         def settle(name: str, value: object) -> None:
             object.__setattr__(self, name, value)  # frozen for everyone else
 
-        settle("head_dim", checks.integer("Rope.head_dim", self.head_dim, minimum=2))
-        if self.head_dim > GREATEST_HEAD_DIM:
-            shown = checks.shown(self.head_dim)
-            raise checks.SpecError(f"Rope.head_dim: expected an integer <= {GREATEST_HEAD_DIM}, received {shown}")
+        settle("head_dim", checks.integer("Rope.head_dim", self.head_dim, minimum=2, maximum=GREATEST_HEAD_DIM))
         settle("base", checks.number("Rope.base", self.base))
         settle("layout", checks.choice("Rope.layout", self.layout, ("half", "interleaved", "interleaved_to_half")))
         if self.rotary_dim is None and self.head_dim % 2:

@@ -78,10 +78,7 @@ class Sinusoidal:
         def settle(name: str, value: object) -> None:
             object.__setattr__(self, name, value)  # frozen for everyone else
 
-        settle("dim", checks.integer("Sinusoidal.dim", self.dim, minimum=2))
-        if self.dim > GREATEST_DIM:
-            shown = checks.shown(self.dim)
-            raise checks.SpecError(f"Sinusoidal.dim: expected an integer <= {GREATEST_DIM}, received {shown}")
+        settle("dim", checks.integer("Sinusoidal.dim", self.dim, minimum=2, maximum=GREATEST_DIM))
         settle("layout", checks.choice("Sinusoidal.layout", self.layout, ("interleaved", "sin_cos", "cos_sin")))
         rules = ("geometric", "tensor2tensor")
         settle("timescale_rule", checks.choice("Sinusoidal.timescale_rule", self.timescale_rule, rules))

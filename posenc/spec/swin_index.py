@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -46,7 +45,7 @@ class SwinIndex:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", checks.integer("SwinIndex.heads", self.heads, minimum=1))
-        object.__setattr__(self, "window", sizes("SwinIndex.window", self.window, limit=GREATEST_WINDOW))
+        object.__setattr__(self, "window", checks.sizes("SwinIndex.window", self.window, maximum=GREATEST_WINDOW))
         if self.row_count > checks.POSITION_LIMIT:
             raise checks.SpecError(f"SwinIndex.window: expected at most 2^31 offsets, received {self.window}")
 
@@ -74,14 +73,3 @@ class SwinIndex:
             # the distance of the plan is key minus query: the greatest offset comes first
             axes.append((Run(LEAST_DISTANCE, None), Run(1 - size, (2 * size - 2) * radix, -radix), Run(size, None)))
         return DistancePlan(axes=tuple(axes), rows=self.row_count, heads=self.heads, strict=True)
-
-
-def sizes(where: str, value: object, *, limit: int) -> tuple[int, ...]:
-    """A sequence of positive integers, at least one."""
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence) or not value:
-        raise checks.SpecError(f"{where}: expected a sequence of integers >= 1, received {checks.shown(value)}")
-    result = tuple(checks.integer(f"{where}[{axis}]", size, minimum=1) for axis, size in enumerate(value))
-    for axis, size in enumerate(result):
-        if size > limit:
-            raise checks.SpecError(f"{where}[{axis}]: expected an integer <= {limit}, received {checks.shown(size)}")
-    return result

@@ -65,10 +65,7 @@ class T5Bias:
         settle("heads", checks.integer("T5Bias.heads", self.heads, minimum=1))
         checks.boolean("T5Bias.bidirectional", self.bidirectional)
         least = 4 if self.bidirectional else 2
-        settle("buckets", checks.integer("T5Bias.buckets", self.buckets, minimum=least))
-        if self.buckets > GREATEST_BUCKETS:
-            shown = checks.shown(self.buckets)
-            raise checks.SpecError(f"T5Bias.buckets: expected an integer <= {GREATEST_BUCKETS}, received {shown}")
+        settle("buckets", checks.integer("T5Bias.buckets", self.buckets, minimum=least, maximum=GREATEST_BUCKETS))
         if self.bidirectional and self.buckets % 2:
             raise checks.SpecError(
                 f"T5Bias.buckets: expected an even integer where bidirectional, received {self.buckets}"
