@@ -61,8 +61,8 @@ def test_canonical_text_does_not_drift():
         ({"schema": True}, "from_json.schema: expected 1, received True"),
         (
             {"family": "cosine"},
-            "from_json.family: expected 'sinusoidal', 'rope', 'learned', 'alibi', 't5_bias', 'swin_index', 'shaw_clip', "
-            "'deberta_buckets', 'transformer_xl_index' or 'music_transformer_index', received 'cosine'",
+            "from_json.family: expected 'sinusoidal', 'rope', 'learned', 'alibi', 't5_bias', 'swin_index', "
+            "'shaw_clip', 'deberta_buckets', 'transformer_xl_index' or 'music_transformer_index', received 'cosine'",
         ),
         ({"theta": 1}, "received 'theta'"),
         ({"layout": "zip"}, "Sinusoidal.layout: expected 'interleaved', 'sin_cos' or 'cos_sin', received 'zip'"),
