@@ -1,4 +1,7 @@
-"""Rows and biases in NumPy against their definition, by every path; the exact path entered where only it can decide."""
+"""Rows and biases in NumPy by every path, the exact path where only it can decide, and what is computed and held.
+
+What is asked of all columns is in test_distance.py.
+"""
 
 import math
 import tracemalloc
@@ -19,7 +22,7 @@ from posenc import (
     T5Bias,
     TransformerXLIndex,
 )
-from posenc.numpy_impl import bias, distance, rows
+from posenc.numpy_impl import bias, distance, pairs, rows, slopes
 from posenc.spec import exact
 from posenc.spec.distance_plan import LEAST_DISTANCE, DistancePlan, DistanceSpec, Run, Slope
 
@@ -57,13 +60,14 @@ POSITIONS = {
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small arrays take all three ways: in blocks, several blocks to an array, and by windows."""
     if request.param == "small blocks":
-        monkeypatch.setattr(distance, "BLOCK", 37)
+        monkeypatch.setattr(pairs, "BLOCK", 37)
+        monkeypatch.setattr(slopes, "AT_A_TIME", 75)
     if request.param == "windows":
-        monkeypatch.setattr(distance, "FEW", 64)
-        monkeypatch.setattr(distance, "SHORT", 2)
+        monkeypatch.setattr(pairs, "FEW", 64)
+        monkeypatch.setattr(pairs, "SHORT", 2)
 
 
-def pairs(q: object, k: object) -> tuple[np.ndarray, np.ndarray]:
+def each(q: object, k: object) -> tuple[np.ndarray, np.ndarray]:
     """Positions of every pair, `(*B, Q, K)` each."""
     q, k = np.asarray(q)[..., :, None], np.asarray(k)[..., None, :]
     return tuple(np.broadcast_arrays(q, k))
@@ -73,7 +77,7 @@ def pairs(q: object, k: object) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 @pytest.mark.usefixtures("path")
 def test_every_pair_has_the_number_of_the_plan(spec: DistanceSpec, q: object, k: object) -> None:
-    plan, (each_q, each_k) = spec.plan(), pairs(q, k)
+    plan, (each_q, each_k) = spec.plan(), each(q, k)
     distances, back = np.unique(each_k - (0 if plan.anchored else each_q), return_inverse=True)
     numbers = [plan.number([0], [int(d)]) for d in distances]
     n = np.array(numbers)[back].reshape(each_q.shape)
@@ -106,7 +110,7 @@ def test_coordinates_of_a_window(window: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("block", [2**15, 7])
 def test_the_first_pair_outside_a_window_is_named(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distance, "BLOCK", block)
+    monkeypatch.setattr(pairs, "BLOCK", block)
     spec = SwinIndex(1, (3, 4))
     q, k = np.zeros((2, 5, 2), int), np.zeros((2, 6, 2), int)
     q[1, 1:] = 1
@@ -156,42 +160,16 @@ def test_refused_in_the_agreed_order() -> None:
 # --- slopes times integers
 
 
-def beside_midpoints(slope: Fraction, dtype: str) -> list[int]:
-    """n below 2^32 whose product with the slope lies closest to the middle of two neighbours of `dtype`."""
-    result = []
-    for exponent in range(0, 32, 3):
-        precision = exact.FORMATS[dtype].precision
-        # of a binade the numbers halfway are odd multiples of this
-        half = Fraction(2) ** (math.floor(math.log2(slope)) + exponent - precision)
-        turn = round(slope / half / 2 * 2**64)
-        low = round(half * 2**precision / slope)
-        n = np.arange(low, min(2 * low, low + 2**20), dtype=np.uint64)
-        with np.errstate(over="ignore"):
-            gap = np.abs((n * np.uint64(turn % 2**64) - np.uint64(2**63)).view(np.int64).astype(np.float64))
-        result += n[np.argsort(gap)[:3]].tolist()
-    return [n for n in result if n < 2**32 - 2]
-
-
 @pytest.mark.parametrize("dtype", NARROW)
-@pytest.mark.parametrize("spec", [Alibi.causal(12), Alibi.symmetric(3, max_bias=0.3), Alibi.causal(2, max_bias=48.0)])
-def test_biases_are_correctly_rounded(spec: Alibi, dtype: str) -> None:
-    for head in range(0, spec.heads, 3):
-        n = beside_midpoints(Fraction(spec.value(1, head, "float64")), dtype)
-        n += [0, 1, 2, 3, 2**24 - 1, 2**24 + 1, 2**32 - 2, *RNG.integers(1, 2**22, 40).tolist()]
-        for sign in (1, -1):
-            q = -sign * (2**31 - 1)
-            got = bias(spec, [q], np.array(n) * sign + q, dtype=dtype)[head, 0].astype(np.float64)
-            expected = [spec.value(-m if spec.form == "symmetric" else sign * m, head, dtype) for m in n]
-            np.testing.assert_array_equal(got, expected)
-            np.testing.assert_array_equal(np.signbit(got), np.signbit(expected))
-
-
-def test_float64_is_within_one_unit() -> None:
-    spec = Alibi.causal(12, max_bias=0.3)
-    n = [1, 3, 2**31 - 1, *RNG.integers(1, 2**31, 200).tolist()]
-    got = bias(spec, [0], n, dtype="float64")
-    for head, m in zip(RNG.integers(0, 12, 203), range(203), strict=True):
-        assert abs(got[head, 0, m] - spec.value(n[m], int(head), "float64")) <= np.spacing(got[head, 0, m])
+@pytest.mark.parametrize("spec", [Alibi.causal(2, max_bias=48.0), Alibi.symmetric(3, max_bias=0.3)])
+def test_the_smallest_and_the_largest_slopes(spec: Alibi, dtype: str) -> None:
+    """Down to what float16 rounds to zero, and on to what it rounds to infinity."""
+    n = np.array([*range(300), *RNG.integers(300, 2**24, 100), 2**31 - 2, 2**31 - 1])
+    q = [1 - 2**31]
+    got = bias(spec, q, np.concatenate((n, n + 2**31 - 1)) + q, dtype=dtype)[:, 0].astype(np.float64)
+    sign = -1 if spec.form == "symmetric" else 1
+    multiples = [sign * m for m in (*n.tolist(), *(n + 2**31 - 1).tolist())]
+    assert got.tolist() == [[spec.value(m, head, dtype) for m in multiples] for head in range(spec.heads)]
 
 
 class Counting:
@@ -222,20 +200,26 @@ def crafted(dtype: str) -> list[tuple[Alibi, int]]:
 
 
 @pytest.mark.parametrize("dtype", NARROW)
-def test_the_exact_path_decides_beside_midpoints(dtype: str) -> None:
+@pytest.mark.parametrize("products", [2**15, 64])
+def test_the_exact_path_decides_beside_midpoints(dtype: str, products: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slopes, "AT_A_TIME", products)
     cases = crafted(dtype)
     assert len(cases) == 6
     for spec, n in cases:
-        for q, k in (([0], [n, 1, n]), (range(100), range(n - 60, n + 80))):
+        # what is undecided for n is for 2n
+        for q, k, undecided in (
+            ([0], [n, 1, 2 * n, n], {n, 2 * n}),
+            (range(100), range(n - 60, n + 80), {n}),
+        ):
             counting, lying = Counting(spec), Counting(spec, lambda value: 2 * value)
-            got = bias(counting, q, k, dtype=dtype)
-            assert (n, 1) in counting.asked
+            got, wrong = (bias(asked, q, k, dtype=dtype).astype(np.float64) for asked in (counting, lying))
+            assert {(m, 1) for m in undecided} <= set(counting.asked)
             assert len(counting.asked) == len(set(counting.asked))
-            each_q, each_k = pairs(q, k)
-            exactly = spec.value(n, 1, dtype)
-            assert set(got[1][each_k - each_q == n].astype(np.float64).tolist()) == {exactly}
-            wrong = bias(lying, q, k, dtype=dtype)
-            assert set(wrong[1][each_k - each_q == n].astype(np.float64).tolist()) == {2 * exactly}
+            each_q, each_k = each(q, k)
+            for m in undecided:
+                exactly = spec.value(m, 1, dtype)
+                assert set(got[1][each_k - each_q == m].tolist()) == {exactly}
+                assert set(wrong[1][each_k - each_q == m].tolist()) == {2 * exactly}
 
 
 def test_an_exact_product_is_rounded_once_and_asks_nobody() -> None:
@@ -269,17 +253,17 @@ def test_weights_are_rounded_once(source: str, target: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         got = bias(spec, range(500), range(500), weights=weights, dtype=target)
-    each = rows(spec, range(500), range(500))
+    read = rows(spec, range(500), range(500))
     assert got.dtype == DTYPES[target]
     with np.errstate(invalid="ignore"):  # of a signalling NaN
         wide, values = weights.astype(np.float64), got.astype(np.float64)
     finite = np.isfinite(wide)
     expected = wide.copy()
     expected[finite] = [exact.round_to(Fraction(v), target) for v in wide[finite].tolist()]
-    expected = np.moveaxis(expected[each], -1, 0)
+    expected = np.moveaxis(expected[read], -1, 0)
     np.testing.assert_array_equal(values, expected)
     if source == target:
-        assert got.tobytes() == np.moveaxis(weights[each], -1, 0).tobytes()
+        assert got.tobytes() == np.moveaxis(weights[read], -1, 0).tobytes()
 
 
 def test_layouts_of_weights_do_not_matter() -> None:
@@ -311,6 +295,17 @@ def test_a_pair_without_a_row_has_a_bias_of_nan(length: int) -> None:
     np.testing.assert_array_equal(got, expected)
 
 
+class Everywhere:
+    """The same row for every distance."""
+
+    def plan(self) -> DistancePlan:
+        return DistancePlan(axes=((Run(LEAST_DISTANCE, 2),),), rows=3, heads=None)
+
+
+def test_an_axis_of_one_run() -> None:
+    np.testing.assert_array_equal(rows(Everywhere(), [0, 9], range(-3, 3)), np.full((2, 6), 2))
+
+
 # --- what is computed, and what is held
 
 
@@ -318,12 +313,12 @@ def test_progressions_cost_one_value_a_distance(monkeypatch: pytest.MonkeyPatch)
     computed = []
     multiples = distance.multiples
 
-    def counted(spec: object, slope: Slope, head: int, n: np.ndarray, name: str) -> np.ndarray:
-        computed.append(n.size)
-        return multiples(spec, slope, head, n, name)
+    def counted(spec: object, parts: tuple[Slope, ...], name: str) -> pairs.Write:
+        write = multiples(spec, parts, name)
+        return lambda n, out: (computed.append(n.size), write(n, out))[1]
 
     monkeypatch.setattr(distance, "multiples", counted)
-    monkeypatch.setattr(distance, "_pick", None)  # not called: everything is a window
+    monkeypatch.setattr(pairs, "_pick", None)  # not called: everything is a window
     packed = np.concatenate([np.arange(300), np.arange(500)])
     for q, k, most in (
         (range(600), range(100, 800), 1300),
@@ -332,11 +327,27 @@ def test_progressions_cost_one_value_a_distance(monkeypatch: pytest.MonkeyPatch)
     ):
         computed.clear()
         bias(Alibi.causal(2), q, k)
-        assert sum(computed) <= 2 * most
-    assert distance._progressions(packed, 9) == [(0, 300, 1), (300, 800, 1)]
+        assert sum(computed) <= most
+    assert pairs._progressions(packed, 9) == [(0, 300, 1), (300, 800, 1)]
     computed.clear()
     bias(Alibi.anchored(2), RNG.permutation(900), RNG.permutation(900))
-    assert sum(computed) == 2 * 900
+    assert sum(computed) == 900
+
+
+def test_few_keys_take_all_heads_at_once_and_exact_heads_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    rounded = slopes._rounded
+
+    def counted(real: np.ndarray, below: np.ndarray, above: np.ndarray | None, name: str, out: np.ndarray) -> object:
+        calls.append((below.size, real.size, above is None))
+        return rounded(real, below, above, name, out)
+
+    monkeypatch.setattr(slopes, "_rounded", counted)
+    bias(Alibi.causal(32), [1000], range(1001))
+    assert calls == [(32, 1001, False)]
+    calls.clear()
+    bias(Alibi.causal(12), [0], range(2**15))
+    assert calls == [(1, 2**15, head < 8) for head in range(12)]
 
 
 FAR_APART = np.random.default_rng(32).integers(-(2**31) + 1, 2**31, 1500)

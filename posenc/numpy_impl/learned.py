@@ -1,17 +1,22 @@
-"""Learned tables: the rows that positions read, and tables resized to another grid."""
+"""Learned tables: the rows that positions read, and tables resized to another grid.
+
+What goes in, and what is refused: `help(posenc)`.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from posenc.numpy_impl.formats import converted
-from posenc.numpy_impl.inputs import name_of, read_positions, read_weights
+from posenc.numpy_impl.inputs import as_array, name_of, read_positions, read_weights
 from posenc.numpy_impl.waves import Float64
 from posenc.spec import weight_checks
+from posenc.spec.resampling import Method
 from posenc.spec.row_plan import RowSpec, Taps, resize_plan, row_plan
 
 AT_A_TIME = 2**15
@@ -21,11 +26,14 @@ NARROWEST = 8
 
 
 def lookup(spec: RowSpec, weights: ArrayLike, positions: ArrayLike | range) -> NDArray[Any]:
-    """The rows that positions read, `(*P,)` -> `(*P, dim)`, in a new array of the dtype of `weights`."""
+    """The rows that positions read, `(*P,)` -> `(*P, dim)`, in a new array of the dtype of `weights`.
+
+    `weights` of shape `spec.weight_shape`; positions are integers, and those that have no row are refused.
+    """
     plan = row_plan("lookup", spec)
     array = read_weights("lookup", weights, (plan.rows, plan.dim))
     shape, p = read_positions("lookup.positions", positions)
-    p = np.asarray(p, np.int64)
+    p = as_array(p)
     outside = (p < plan.low) | (p > plan.high)
     if outside.any():
         raise weight_checks.row_position_error("lookup", plan.low, plan.high, int(p[outside.argmax()]))
@@ -40,8 +48,11 @@ def lookup(spec: RowSpec, weights: ArrayLike, positions: ArrayLike | range) -> N
     return out.reshape(*shape, plan.dim)
 
 
-def resize(spec: RowSpec, weights: ArrayLike, shape: tuple[int, ...], *, method: str) -> NDArray[Any]:
-    """The table with another grid, `(rows, dim)` -> `(kept + prod(shape), dim)`: in float64, and rounded once."""
+def resize(spec: RowSpec, weights: ArrayLike, shape: Sequence[int], *, method: Method) -> NDArray[Any]:
+    """The table with another grid, `(rows, dim)` -> `(kept + prod(shape), dim)`: in float64, and rounded once.
+
+    `weights` of shape `spec.weight_shape`; `shape` has a size for every axis of the grid of `spec`.
+    """
     plan = resize_plan("resize", spec, shape, method)
     array = read_weights("resize", weights, (plan.rows, plan.dim))
     name = name_of(array.dtype)

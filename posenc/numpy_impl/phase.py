@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from posenc.numpy_impl.formats import midpoints
-from posenc.numpy_impl.inputs import Positions, read_dtype, read_positions, read_x
+from posenc.numpy_impl.inputs import Positions, as_array, read_dtype, read_positions, read_x
 from posenc.numpy_impl.rounded import encode_floats, encode_integers
 from posenc.numpy_impl.words import parts, phases
 from posenc.spec import checks
@@ -33,7 +33,7 @@ def phase(spec: PhaseSpec, positions: ArrayLike | range) -> NDArray[np.int64]:
     """The upper three 32-bit words of the phase, most significant first: `(*P,)` -> `(*P, pairs, 3)`."""
     plan = phase_plan("phase", spec)
     shape, p = read_positions("phase", positions)
-    p = np.arange(p.start, p.stop, p.step, dtype=np.int64) if isinstance(p, range) else p
+    p = as_array(p)
     out = np.empty((len(p), plan.pairs, 3), np.int64)
     for part in parts(len(p), plan.pairs):
         high, low = phases(plan, p[part])

@@ -1,61 +1,89 @@
 """Slopes times integers, correctly rounded.
 
-`high * n` is exact in float64, and `low * n` some 2^21 times smaller: their sum errs by a relative 2^-52.9 at most.
-Where that could change the rounding the specification is asked; where `low` is 0 there is no error to speak of.
+A slope lies between two float64 numbers, a little below it and a little above it, and what it gives lies between their
+products. Where these round to the same that is the result; elsewhere the specification is asked. A slope without a low
+part is exact, and so are its products.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posenc.numpy_impl.formats import differ, midpoints, narrow, settle
-from posenc.numpy_impl.inputs import DTYPES
+from posenc.numpy_impl.formats import differ, midpoints, settle
 from posenc.numpy_impl.waves import Float64
+from posenc.numpy_impl.words import Int64
 from posenc.spec.distance_plan import Slope, SlopeSpec
 
-DOUBT = 2.0**-51  # of the value: at most 4 units of float64, with the roundings of the bounds
-_BELOW, _MIDDLE = (1 << 29) - 1, 1 << 28  # of a float64: the bits below the last place of a float32, and a midpoint's
-
+AT_A_TIME = 2**15
+"""Products computed at a time: with their temporaries they stay in the second-level cache."""
+DOUBT = 2.0**-51
+"""Of a slope: above 3 * 2^-53, for the roundings of the sum of its parts, of the bound and of the product."""
 _INFINITE = 65520.0  # what float16 rounds to infinity
 
 
-def multiples(spec: SlopeSpec, slope: Slope, head: int, n: Float64, name: str) -> NDArray[Any]:
-    """The slope of a head times integers below 2^32, in any shape; float64 within 1 unit in the last place."""
-    value = n * slope.high
-    if slope.low:
-        value += n * slope.low
-    if name == "float64":
-        return value
-    rounded, near = _rounded(value, name)
-    if near.any():
-        some = value[near]
-        if slope.low:
-            few, undecided = differ(some * (1 - DOUBT), some * (1 + DOUBT), name)
-            if undecided.any():
-                asked, places = np.unique(n[near][undecided], return_inverse=True)
-                few[undecided] = np.array([spec.value(int(m), head, name) for m in asked])[places]
-        else:
-            few = narrow(some, name)
-        rounded[near] = few
-    return rounded
+def multiples(spec: SlopeSpec, slopes: tuple[Slope, ...], name: str) -> Callable[[Int64, NDArray[Any]], None]:
+    """What writes the slopes times integers `(..., Q, K)`, of magnitude below 2^32, into `(..., heads, Q, K)`.
+
+    float64 is within 1 unit in the last place.
+    """
+    parts = _parts(slopes)
+
+    def write(n: Int64, out: NDArray[Any]) -> None:
+        real = n.astype(np.float64)[..., None, :, :]
+        step = max(1, AT_A_TIME // n.size)
+        for first in range(0, len(slopes), step):
+            high, low, below, above = parts[:, first : first + step]
+            some = out[..., first : first + step, :, :]
+            if name == "float64":
+                np.multiply(real, high, out=some)
+                some += real * low
+                continue
+            near = _rounded(real, below, above if low.any() else None, name, some)
+            if near is not None and near.any():
+                *lead, head, q, k = np.unravel_index(np.flatnonzero(near), near.shape)
+                few = n[(*lead, q, k)]
+                rounded, undecided = differ(few * below[head, 0, 0], few * above[head, 0, 0], name)
+                if undecided.any():
+                    pairs = np.stack((few[undecided], first + head[undecided]))
+                    asked, places = np.unique(pairs, axis=1, return_inverse=True)
+                    rounded[undecided] = np.array([spec.value(m, h, name) for m, h in asked.T.tolist()])[places]
+                some[near] = rounded
+
+    return write
 
 
-def _rounded(value: Float64, name: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Values rounded, and where that, or a small error of the value, may matter: next to midpoints.
+@lru_cache(maxsize=64)
+def _parts(slopes: tuple[Slope, ...]) -> Float64:
+    """high, low, and the bounds, which are the slope where it is exact: `(4, heads, 1, 1)`."""
+    high, low, _ = np.array(slopes).T[:, :, None, None]
+    doubt = DOUBT * (low != 0)
+    return np.stack((high, low, (high + low) * (1 - doubt), (high + low) * (1 + doubt)))
+
+
+def _rounded(
+    real: Float64, below: Float64, above: Float64 | None, name: str, out: NDArray[Any]
+) -> NDArray[np.bool_] | None:
+    """Write products rounded; where that is not decided yet, None for nowhere.
 
     Halves are rounded twice, by way of float32: that is once, unless the float32 is a midpoint.
     """
-    single = value.astype(np.float32)
     if name == "float32":
-        rest = value.view(np.int64) + (_MIDDLE + 8)
-        rest &= _BELOW
-        return single, rest <= 16
+        out[...] = real * below
+        if above is None:
+            return None
+        near: NDArray[np.bool_] = out != (real * above).astype(np.float32)
+        return near
+    single = (real * below).astype(np.float32)
     near = midpoints(single, name)
     if name == "float16":
         settle(single)
-        # NumPy takes 30 times longer over a conversion that overflows
-        np.copyto(single, np.copysign(np.float32(np.inf), single), where=np.abs(single) >= _INFINITE)
-    return single.astype(DTYPES[name]), near
+        far = np.abs(single) >= _INFINITE
+        if far.any():  # NumPy takes 30 times longer over a conversion that overflows
+            np.copyto(single, np.copysign(np.float32(np.inf), single), where=far)
+    out[...] = single
+    return near
