@@ -1,6 +1,7 @@
 """Biases in Keras: RelativeBias, attention that takes them, and both equal to the plain computation."""
 
 import copy
+import functools
 import pickle
 
 import keras
@@ -173,6 +174,35 @@ def test_a_bias_that_would_be_spread_is_refused():
             layer(*symbols, bias=keras.Input(shape[1:], shape[0]))
 
 
+def test_a_bias_in_place_of_a_mask_and_what_is_no_bias_are_refused():
+    layer, biases = attention(), made(T5, range(QUERIES), range(KEYS))
+    mask = np.ones((BATCH, QUERIES, KEYS))
+    message = (
+        r"BiasedMultiHeadAttention\.attention_mask: expected a boolean or integer mask, received float32: "
+        r"a bias is given as bias"
+    )
+    for options in ({}, {"bias": biases}):
+        for wrong in (mask.astype(np.float32), tf.ones(mask.shape)):
+            with pytest.raises(ValueError, match=message):
+                layer(X, Y, attention_mask=wrong, **options)
+        for right in (mask.astype(bool), mask.astype(int), mask.astype(np.uint8), mask.astype(bool).tolist()):
+            check_close(layer(X, Y, attention_mask=right, **options), layer(X, Y, **options))
+    with pytest.raises(ValueError, match=message.replace("float32", "float64")):
+        layer(X, Y, attention_mask=mask.tolist())
+    symbols = [keras.Input(x.shape[1:], BATCH) for x in (X, Y)]
+    with pytest.raises(ValueError, match=message):
+        layer(*symbols, attention_mask=keras.Input(mask.shape[1:], BATCH))
+    for wrong in (biases.numpy().tolist(), [biases]):
+        for places in ((X, Y), symbols):
+            with pytest.raises(
+                ValueError, match=r"BiasedMultiHeadAttention\.bias: expected an array of the framework, received list"
+            ):
+                layer(*places, bias=wrong)
+    assert (
+        layer(*symbols, attention_mask=keras.Input(mask.shape[1:], BATCH, dtype="bool"), bias=biases).shape == X.shape
+    )
+
+
 # --- RelativeBias ---
 
 
@@ -224,6 +254,18 @@ def test_shapes_are_known_before_values():
     assert window(keras.Input((4, 2), dtype="int32"), keras.Input((4, 2), dtype="int32")).shape == (None, 2, 4, 4)
     with pytest.raises(ValueError, match=r"bias\.query_positions: expected shape \(\.\.\., length, 2\), received"):
         window(keras.Input((4,), dtype="int32"), keras.Input((4, 2), dtype="int32"))
+
+
+def test_positions_of_no_axis_are_refused_and_known_ones_checked_in_a_graph():
+    layer, window = RelativeBias(T5), RelativeBias(SwinIndex(2, (2, 2)))
+    for scalar in (tf.constant(3), tf.Variable(3), np.array(3), 3):
+        with pytest.raises(
+            ValueError, match=r"bias\.query_positions: expected shape \(\.\.\., length\), received \(\)"
+        ):
+            layer(scalar, [0])
+    for outside in ([(0, 0), (0, 2)], np.array([(0, 0), (0, 2)])):
+        with pytest.raises(ValueError, match=r"bias\.key_positions: expected distances .* on axis 1, received 2"):
+            tf.function(functools.partial(window, [(0, 0)], outside), autograph=False)()
 
 
 PLACES = np.arange(KEYS) + np.array([[0], [70_000]])

@@ -4,6 +4,7 @@ import gc
 import itertools
 import subprocess
 import sys
+import warnings
 from fractions import Fraction
 
 import ml_dtypes
@@ -13,7 +14,7 @@ import tensorflow as tf
 
 from posenc import Alibi, DebertaBuckets, MusicTransformerIndex, ShawClip, SwinIndex, T5Bias, TransformerXLIndex
 from posenc.spec import exact
-from posenc.tf_impl import bias, distance, rows, slopes
+from posenc.tf_impl import bias, pairs, rows, slopes
 
 MODES = {"function": {}, "xla": {"jit_compile": True}}
 over_modes = pytest.mark.parametrize("mode", MODES)
@@ -109,8 +110,8 @@ def test_values_do_not_depend_on_how_a_result_is_filled(place, monkeypatch):
     calls = [lambda: rows(t5, *PLACES[place]), lambda: bias(alibi, *PLACES[place])]
     calls.append(lambda: bias(t5, *PLACES[place], weights=weights))
     expected = [call() for call in calls]
-    monkeypatch.setattr(distance, "BLOCK", 1)  # pairs of a block: one head, one query, half of the keys
-    monkeypatch.setattr(distance, "LONGEST", -(2**40))  # no line of distances
+    monkeypatch.setattr(pairs, "BLOCK", 1)  # pairs of a block: one head, one query, half of the keys
+    monkeypatch.setattr(pairs, "LONGEST", -(2**40))  # no line of distances
     monkeypatch.setattr(slopes, "BLOCK", 1)
     for call, whole in zip(calls, expected, strict=True):
         check_bits(call(), whole)
@@ -267,6 +268,92 @@ def test_pairs_outside_a_window_are_refused_or_nan():
         check_bits(got, expected)
         assert (expected == -1).any()
         assert (np.isnan(values) == (expected == -1)).all()
+
+
+@over_modes
+def test_positions_that_are_known_in_a_graph_are_checked(mode):
+    weights = tf.zeros(SWIN.weight_shape)
+
+    def asked(name, key):  # of an argument, default or not, tf.function makes a tensor
+        return lambda: rows(SWIN, [(0, 0)], key) if name == "rows" else bias(SWIN, [(0, 0)], key, weights=weights)
+
+    for outside in ([(1, 1), (0, 0), (2, 2)], np.array([(0, 2)]), np.array([[(0, 0)], [(2, 2)]], np.int32)):
+        for name in ("rows", "bias"):
+            message = rf"^{name}\.key_positions: expected distances to the query from -1 to 1 on axis 1, received 2$"
+            with pytest.raises(ValueError, match=message):
+                tf.function(asked(name, outside), autograph=False, **MODES[mode])()
+
+
+@pytest.mark.parametrize("mode", ["eager", *MODES])
+@pytest.mark.parametrize(
+    ("query", "key", "lead"),
+    [
+        ((0, 3), (4,), (0,)),
+        ((3,), (0, 4), (0,)),
+        ((1, 0), (0, 4), (0,)),
+        ((2, 0), (4,), (2,)),
+        ((2, 3), (2, 0), (2,)),
+        ((0,), (0,), ()),
+        ((0, 2, 3), (0, 1, 4), (0, 2)),
+    ],
+)
+def test_windows_without_pairs_are_empty(mode, query, key, lead):
+    q, k = (np.zeros((*shape, 2), np.int64) for shape in (query, key))
+    weights = tf.zeros(SWIN.weight_shape)
+
+    def call():
+        return rows(SWIN, q, k), bias(SWIN, q, k, weights=weights)
+
+    n, b = call() if mode == "eager" else tf.function(call, autograph=False, **MODES[mode])()
+    assert n.shape == (*lead, query[-1], key[-1])
+    assert b.shape == (*lead, 3, query[-1], key[-1])
+
+
+def test_positions_of_no_axis_are_refused():
+    t5, weights = TABLES["t5"], tf.zeros(TABLES["t5"].weight_shape)
+    for scalar in (tf.constant(3), tf.Variable(3, dtype=tf.int64), np.int32(3), np.array(3), 3):
+        for places, argument in (((scalar, [0]), "query_positions"), (([0], scalar), "key_positions")):
+            for name, call in {"rows": rows, "bias": lambda *p, **o: bias(*p, weights=weights, **o)}.items():
+                message = rf"^{name}\.{argument}: expected shape \(\.\.\., length\), received \(\)$"
+                with pytest.raises(ValueError, match=message):
+                    call(t5, *places)
+
+
+def test_floats_and_weights_of_another_kind_are_refused():
+    t5 = TABLES["t5"]
+    for places in (0.5, [0.5], [[0, 1.0]], np.float64(2)):
+        with pytest.raises(ValueError, match=r"^rows\.query_positions: expected integers, received float$"):
+            rows(t5, places, [0])
+    wrong = {"list": [[1.0] * 3] * 32, "SparseTensor": tf.sparse.from_dense(tf.ones(t5.weight_shape)), "str": "w"}
+    wrong["RaggedTensor"] = tf.ragged.constant([[1.0, 2.0, 3.0]] * 32)
+    for kind, weights in wrong.items():
+        with pytest.raises(ValueError, match=rf"^bias\.weights: expected an array of the framework, received {kind}$"):
+            bias(t5, [0], [0], weights=weights)
+    for weights, dtype in ((np.ones((32, 3), int), "int64"), (np.ones((32, 3), object), "object")):
+        with pytest.raises(ValueError, match=rf"^bias\.weights: expected float64, .* or float16, received {dtype}$"):
+            bias(t5, [0], [0], weights=weights)
+
+
+@pytest.fixture
+def strict():
+    """Every floating-point flag of NumPy and every warning is an error."""
+    with np.errstate(all="raise"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_numpy_does_not_warn(dtype, strict):
+    spec = T5Bias(1, buckets=4, max_distance=8, bidirectional=True)
+    signalling = np.array([0x7C01] * 4, np.uint16).view(np.float16)[:, None]
+    for weights, number in ((np.full((4, 1), 1e-310), 1e-310), (np.full((4, 1), -1e300), -1e300)):
+        got = bias(spec, range(3), range(2), weights=weights, dtype=dtype).numpy()
+        expected = exact.round_to(Fraction(number), dtype) if dtype == "float64" or number > 0 else -np.inf
+        if number > 0 or dtype in ("float64", "float16"):
+            assert (got.astype(np.float64) == expected).all()
+    assert tf.reduce_all(tf.math.is_nan(bias(spec, range(3), range(2), weights=signalling, dtype=dtype)))
+    far = bias(Alibi.causal(12, max_bias=40.0), [0], [END, -END, 1], dtype=dtype)
+    assert far.shape == (12, 1, 3)
 
 
 @pytest.mark.parametrize("mode", ["eager", *MODES])

@@ -1,7 +1,9 @@
 """Learned tables in TensorFlow: rows in every mode, gradients, resizing, and the Keras layer that owns a table."""
 
 import copy
+import dataclasses
 import pickle
+import warnings
 from fractions import Fraction
 
 import keras
@@ -9,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tensorflow as tf
+import torch
 
 from posenc import Learned, to_json
 from posenc.spec import exact, resampling
@@ -139,6 +142,41 @@ def test_gradients_of_rows(mode, dtype):
             check_bits(got, truth.astype(KINDS.get(dtype, dtype)))
 
 
+@over_dtypes
+def test_scaled_rows_on_the_host_have_subnormal_numbers(dtype):
+    least = -1074 if dtype == "float64" else exact.FORMATS[dtype].least
+    for number, scale in ((2.0 ** (least + 1), 2.0**20), (1.5 * 2.0 ** (least + 3), 0.25), (-(2.0**least), 4.0)):
+        weights = tf.Variable(np.array([[number]]).astype(KINDS.get(dtype, dtype)))
+        product = exact.round_to(Fraction(number) * Fraction(scale), dtype)
+        with tf.GradientTape() as tape:
+            got = lookup(Learned(1, 1, output_scale=scale), weights, [0])
+        check_bits(got, np.array([[product]]).astype(got.numpy().dtype))
+        with np.errstate(over="ignore"):  # 2^20 in float16
+            check_bits(tape.gradient(got, weights), np.array([[scale]]).astype(got.numpy().dtype))
+    for rows, positions in ((1, tf.constant(0)), (3, 0), (3, [0] * 4)):  # scaled before they are read, and after
+        got = lookup(Learned(rows, 1, output_scale=2.0**20), tf.fill([rows, 1], 2.0**-127), positions)
+        check_bits(got, np.full(got.shape, 2.0**-107, np.float32))
+
+
+@pytest.mark.parametrize("name", ["lookup", "resize"])
+def test_weights_of_another_kind_are_refused(name):
+    def call(weights):
+        return lookup(OPT, weights, [0]) if name == "lookup" else resize(OPT, weights, (5,), method="jax_linear")
+
+    ones = np.ones(OPT.weight_shape, np.float32)
+    others = [None, ones.tolist(), keras.layers.Embedding(8, 4), keras.Input((4,)), tf.sparse.from_dense(ones), "w"]
+    for weights in (*others, torch.nn.Parameter(torch.ones(8, 4))):
+        kind = type(weights).__name__
+        with pytest.raises(
+            ValueError, match=rf"^{name}\.weights: expected an array of the framework, received {kind}$"
+        ):
+            call(weights)
+    with pytest.raises(ValueError, match=rf"^{name}\.weights: expected float64, .*, received int32$"):
+        call(tf.ones(OPT.weight_shape, tf.int32))
+    for weights in (ones, keras.Variable(ones)):
+        check_bits(call(weights), call(tf.constant(ones)))
+
+
 # --- Resizing ---
 
 GRID = Learned.patches((3, 4), 5, tokens=2)
@@ -258,6 +296,80 @@ def test_what_is_not_finite_stays_where_it_is_read(mode):
         assert not touched.all(0)[1]
 
 
+@pytest.mark.parametrize("mode", ["eager", *MODES])
+@over_dtypes
+def test_taps_that_only_fill_up_are_not_read(mode, dtype):
+    spec = Learned(3, 1)
+    for last, method in ((np.inf, "tf_bilinear"), (-np.inf, "jax_linear"), (-0.0, "torch_bilinear")):
+        weights = np.array([[1.0], [2.0], [last]]).astype(KINDS.get(dtype, dtype))
+
+        def call(w, m=method):
+            return resize(spec, w, (5,), method=m)
+
+        f = call if mode == "eager" else traced(mode, call, tf.TensorSpec((3, 1), dtype))
+        check_bits(f(tf.constant(weights)).numpy()[-1], weights[-1])
+
+
+@pytest.mark.parametrize("mode", ["eager", *MODES])
+def test_a_gradient_reaches_what_was_read_and_nothing_else(mode):
+    spec = Learned(12, 1, grid=(12,))
+
+    def call(w, g, s=spec, shape=(24,), m="torch_bilinear"):
+        with tf.GradientTape() as tape:
+            tape.watch(w)
+            y = resize(s, w, shape, method=m)
+        return tape.gradient(y, w, g)
+
+    def run(*given):
+        return (call if mode == "eager" else tf.function(call, autograph=False, **MODES[mode]))(*given).numpy()
+
+    upstream = np.zeros((24, 1), np.float32)
+    upstream[0] = np.nan
+    assert np.isnan(run(tf.ones((12, 1)), tf.constant(upstream))).reshape(-1).tolist() == [True] + [False] * 11
+    shape, method = (6, 8), "torch_bicubic"
+    taps, upstream = GRID.resizing(shape, method).axes, np.ones((2 + 48, 5), np.float32)
+    upstream[2 + 8 * 5 + 7, 3] = np.inf  # of output (5, 7)
+    got = run(tf.ones(GRID.weight_shape), tf.constant(upstream), GRID, shape, method)
+    read = [[i for i, w in zip(t.index[o], t.weights[o], strict=True) if w] for t, o in zip(taps, (5, 7), strict=True)]
+    touched = np.zeros(got.shape, bool)
+    touched[[2 + 4 * i + j for i in read[0] for j in read[1]], 3] = True
+    assert (np.isfinite(got) == ~touched).all()
+    assert not touched.all()
+
+
+def test_jacobians_and_forward_mode_of_resizing_and_of_scaled_rows():
+    weights, tangent = random(GRID.weight_shape, "float64", 4), random(GRID.weight_shape, "float64", 5)
+    scaled = Learned.patches((3, 4), 5, tokens=2)
+    scaled = dataclasses.replace(scaled, output_scale=0.5)
+    for call in (
+        lambda w: resize(GRID, w, (5, 3), method="torch_bicubic"),
+        lambda w: lookup(scaled, w, [[0, 13], [2, 2]]),
+    ):
+        with tf.GradientTape(persistent=True) as tape, tf.autodiff.ForwardAccumulator(weights, tangent) as forward:
+            tape.watch(weights)
+            y = call(weights)
+        jacobian = tf.reshape(tape.jacobian(y, weights), [tf.size(y), -1])
+        product = tf.reshape(tf.linalg.matvec(jacobian, tf.reshape(tangent, [-1])), y.shape)
+        # linear: both are the function of the tangent; sums of 17 numbers below 8, in another order
+        for got in (product, forward.jvp(y)):
+            np.testing.assert_allclose(got, call(tangent), rtol=0, atol=17 * 8 * 2.0**-52)
+
+
+def test_numpy_does_not_warn():
+    halves = np.array([0x7C01, 0x0001, 0x7BFF, 0xFE00] * 15, np.uint16).view(np.float16).reshape(12, 5)
+    halves = np.concatenate([halves, halves[:2]])
+    tables = [halves, np.full(GRID.weight_shape, 3e38, np.float32), np.full(GRID.weight_shape, 1e-45, np.float32)]
+    with np.errstate(all="raise"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for table in tables:
+            resize(GRID, table, (5, 7), method="torch_bicubic")
+            lookup(dataclasses.replace(GRID, output_scale=0.3), table, range(14))
+            lookup(dataclasses.replace(GRID, output_scale=2.0**20), table, range(14))
+        layer = LearnedEncoding(GRID, dtype="float16")
+        layer.table.assign(halves)
+        layer(halves)
+
+
 # --- The layer ---
 
 X = np.random.default_rng(0).normal(size=(2, 5, 4)).astype(np.float32)
@@ -273,7 +385,7 @@ def test_a_layer_adds_rows_with_one_rounding(policy, tmp_path):
     assert (table[1] == 0).all()
     assert 0.2 < np.delete(table, 1, 0).std() < 0.9
     x = tf.cast(X, POLICIES[policy])
-    for positions in (None, range(1, 6), [[0, -1, 2, 3, 4], [5, 4, 3, 2, 1]], 3):
+    for positions in (None, range(1, 6), [[0, -1, 2, 3, 4], [5, 4, 3, 2, 1]], [3]):
         own = np.arange(5) if positions is None else np.array(positions)
         terms = zip(x.numpy().astype(float).flat, np.broadcast_to(table[own + 2], X.shape).flat, strict=True)
         expected = [exact.round_to(Fraction(a) + Fraction(b), POLICIES[policy]) for a, b in terms]
@@ -324,6 +436,11 @@ def test_masks_pass_through_and_mistakes_are_refused():
         r"LearnedEncoding\.x: expected float64, .*, received int32": lambda: layer(tf.zeros([2, 5, 4], tf.int32)),
         r"LearnedEncoding\.positions: .* broadcasts to \(2, 5\), received \(4,\)": lambda: layer(X, range(4)),
         r"lookup\.positions: expected integers, received float32": lambda: layer(X, np.zeros(5, np.float32)),
+        r"LearnedEncoding\.positions: expected a position for each of 5 tokens, received one for all": lambda: layer(
+            X, 3
+        ),
+        r"LearnedEncoding\.positions: .* each of 5 tokens, received one": lambda: layer(X, tf.constant(3)),
+        r"lookup\.positions: expected integers, received float": lambda: layer(X, [0.5]),
         r"LearnedEncoding\.spec: expected a specification of a learned table": lambda: LearnedEncoding(7),
         r"LearnedEncoding\.std: expected a finite number >= 0, received -1": lambda: LearnedEncoding(OPT, std=-1),
     }.items():
@@ -337,3 +454,93 @@ def test_a_subnormal_x_does_not_hide_the_gradient():
         y = layer(tf.constant([[2.0**-149]]))
     check_bits(y, np.float32([[2.0**-149]]))
     check_bits(tape.gradient(y, layer.table.value), np.float32([[1]]))
+
+
+class Mixed(keras.DTypePolicy):
+    """Any compute dtype with any dtype of variables."""
+
+    def _parse_name(self, name):
+        return tuple(name.split("_with_"))
+
+
+HARD = {
+    ("float32", "float64"): [(1.0, 2.0**-24 + 2.0**-60), (1.0, -(2.0**-25) - 2.0**-70), (2.0**-149, 2.0**-150)],
+    ("bfloat16", "float32"): [(1.0, 2.0**-8 + 2.0**-31), (2.0**-60, 1 + 2.0**-8), (-(2.0**-60), 1 + 2.0**-8)],
+    ("bfloat16", "float64"): [(1.0, 2.0**-8 + 2.0**-60), (2.0**-100, 1 + 2.0**-8)],
+    ("float16", "float64"): [(1.0, 2.0**-11 + 2.0**-60), (1.0, 2.0**-11 - 2.0**-60)],
+    ("float16", "float32"): [(1.0, 2.0**-11 + 2.0**-34), (2.0**-24, 1 + 2.0**-11), (65504.0, 16.0 - 2.0**-19)],
+    ("float64", "bfloat16"): [(1.0, 2.0**-60)],
+    ("float32", "float16"): [(1.0, 2.0**-24), (1 + 2.0**-23, 2.0**-24)],
+    ("float16", "bfloat16"): [(1.0, 2.0**-11 + 2.0**-18), (2.0**-24, 1 + 2.0**-7)],
+    ("bfloat16", "float16"): [(1.0, 2.0**-8 + 2.0**-18), (2.0**-100, 2.0**-14)],
+}
+
+
+@pytest.mark.parametrize("mode", ["eager", *MODES])
+@pytest.mark.parametrize(("compute", "variable"), HARD)
+def test_a_sum_is_rounded_once_whatever_the_dtypes(mode, compute, variable):
+    pairs = HARD[compute, variable]
+    if mode != "eager":  # where subnormal numbers are taken for zero
+        pairs = [pair for pair in pairs if min(map(abs, pair)) >= 2.0**-126]
+    spec = Learned(len(pairs), 1)
+    layer = LearnedEncoding(spec, dtype=Mixed(f"{compute}_with_{variable}"))
+    x, w = (
+        tf.constant(np.array(numbers)[:, None].astype(KINDS.get(dtype, dtype)))
+        for numbers, dtype in zip(zip(*pairs, strict=True), (compute, variable), strict=True)
+    )
+    layer.table.assign(w)
+
+    def call(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+        return y, *tape.gradient(y, [x, layer.table.value])
+
+    y, *gradients = call(x) if mode == "eager" else tf.function(call, autograph=False, **MODES[mode])(x)
+    truth = [[exact.round_to(Fraction(a) + Fraction(b), compute)] for a, b in pairs]
+    check_bits(y, np.array(truth).astype(KINDS.get(compute, compute)))
+    for gradient, dtype in zip(gradients, (compute, variable), strict=True):
+        check_bits(gradient, np.ones((len(pairs), 1)).astype(KINDS.get(dtype, dtype)))
+
+
+def test_a_sum_on_the_host_has_subnormal_numbers():
+    layer = LearnedEncoding(Learned(2, 1))
+    layer.table.assign([[2.0**-149], [2.0**-140]])
+    check_bits(layer(tf.constant([[2.0**-149], [0.0]])), np.float32([[2.0**-148], [2.0**-140]]))
+
+
+@over_modes
+def test_positions_that_are_known_in_a_graph_are_checked(mode):
+    layer = LearnedEncoding(Learned(5, 4))
+    x = tf.zeros([2, 6, 4])
+
+    def at(positions):  # of an argument, default or not, tf.function makes a tensor
+        return lambda x: layer(x, positions)
+
+    for positions in (None, range(6), [0, 1, 2, 3, 4, 5], np.arange(6), np.array([[0, 5, -1, 0, 0, 0]])):
+        with pytest.raises(ValueError, match=r"lookup\.positions: expected integers from 0 to 4, received 5"):
+            tf.function(at(positions), autograph=False, **MODES[mode])(x)
+    with pytest.raises(ValueError, match=r"^lookup\.positions: expected integers from 0 to 4, received 5$"):
+        traced(mode, lambda w: lookup(layer.spec, w, np.array([4, 5])), tf.TensorSpec((5, 4))).get_concrete_function()
+    f = traced(mode, layer, tf.TensorSpec([2, None, 4]))
+    assert np.isnan(f(x)).any(-1).tolist() == [[False] * 5 + [True]] * 2
+
+
+def test_a_symbolic_input_longer_than_the_table_is_refused_when_it_is_built(tmp_path):
+    layer, x = LearnedEncoding(Learned(64, 32)), keras.Input((70, 32))
+    for positions in (None, range(70), np.arange(70)):
+        with pytest.raises(ValueError, match=r"lookup\.positions: expected integers from 0 to 63, received 64"):
+            layer(x, positions)
+    for message, positions in {
+        r"LearnedEncoding\.positions: expected a position for each of 70 tokens, received one for all": 5,
+        r"LearnedEncoding\.positions: .* broadcasts to \(None, 70\), received \(None, 69\)": keras.Input((69,)),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            layer(x, positions)
+    assert layer(keras.Input((None, 32))).shape == (None, None, 32)
+    assert layer(keras.Input((64, 32))).shape == (None, 64, 32)
+    inputs = keras.Input((3, 32))
+    model = keras.Model(inputs, layer(inputs, np.array([63, 0, 5])))
+    model.save(tmp_path / "model.keras")
+    given = np.ones((1, 3, 32), np.float32)
+    check_bits(keras.saving.load_model(tmp_path / "model.keras")(given), layer(given, [63, 0, 5]))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from posenc.spec.checks import framework
 
@@ -26,7 +29,8 @@ class BiasedMultiHeadAttention(keras.layers.MultiHeadAttention):  # type: ignore
     """`keras.layers.MultiHeadAttention` whose call takes a `bias`, added to the scaled scores before the softmax.
 
     `bias` is `(heads, Q, K)` or `(batch, heads, Q, K)`, as `RelativeBias` makes it, and is cast to the layer's compute
-    dtype. Masks hide keys as in the parent, and without a bias the layer is the parent.
+    dtype. Masks hide keys as in the parent, and without a bias the layer is the parent, except that it refuses a mask
+    of floats, of which the parent takes all but zero for True.
     """
 
     def call(
@@ -43,8 +47,8 @@ class BiasedMultiHeadAttention(keras.layers.MultiHeadAttention):  # type: ignore
         use_causal_mask: bool = False,
         bias: Any = None,
     ) -> Any:
+        self._check(query, value, attention_mask, bias)
         if bias is not None:
-            self._check(tuple(query.shape), tuple(value.shape), tuple(bias.shape))
             attention_mask = _Biased(attention_mask, bias)
         return super().call(
             query,
@@ -59,7 +63,23 @@ class BiasedMultiHeadAttention(keras.layers.MultiHeadAttention):  # type: ignore
             use_causal_mask=use_causal_mask,
         )
 
-    def _check(self, query: Shape, value: Shape, bias: Shape) -> None:
+    def _check(self, query: Tensor, value: Tensor, mask: Any, bias: Any) -> None:
+        """Refuse a bias in place of a mask, and what is no bias."""
+        if mask is not None:
+            dtype = keras.backend.standardize_dtype(mask.dtype if hasattr(mask, "dtype") else np.asarray(mask).dtype)
+            if dtype != "bool" and "int" not in dtype:
+                raise ValueError(
+                    "BiasedMultiHeadAttention.attention_mask: expected a boolean or integer mask, received "
+                    f"{dtype}: a bias is given as bias"
+                )
+        if bias is not None:
+            if not (hasattr(bias, "dtype") and hasattr(bias, "shape")):
+                raise ValueError(
+                    f"BiasedMultiHeadAttention.bias: expected an array of the framework, received {type(bias).__name__}"
+                )
+            self._check_bias(tuple(query.shape), tuple(value.shape), tuple(bias.shape))
+
+    def _check_bias(self, query: Shape, value: Shape, bias: Shape) -> None:
         """Refuse what would be broadcast in silence, as far as it is known."""
         expected = (query[0], self.num_heads, *query[1:-1], *value[1:-1])
         shape = (1, *bias) if len(bias) == len(expected) - 1 else bias
@@ -113,7 +133,8 @@ class BiasedMultiHeadAttention(keras.layers.MultiHeadAttention):  # type: ignore
             attention_mask = attention_mask.mask
         return super()._masked_softmax(attention_scores, attention_mask)
 
-    def compute_output_spec(self, query: Any, value: Any, *args: Any, bias: Any = None, **options: Any) -> Any:
-        if bias is not None:
-            self._check(tuple(query.shape), tuple(value.shape), tuple(bias.shape))
-        return super().compute_output_spec(query, value, *args, **options)
+    def compute_output_spec(self, *args: Any, **options: Any) -> Any:
+        given = inspect.signature(self.call).bind(*args, **options).arguments
+        bias = given.pop("bias", None)
+        self._check(given["query"], given["value"], given.get("attention_mask"), bias)
+        return super().compute_output_spec(**given)

@@ -40,7 +40,7 @@ def rounded_array(value: Array, dtype: Any) -> Array:
     """A float array on the host rounded once to `dtype`; where TensorFlow takes subnormal numbers for zero, NumPy does
     not."""
     kind = dtype.as_numpy_dtype
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         if value.dtype != np.float64 or dtype in (tf.float64, tf.float32):
             return value.astype(kind, copy=False)
         precision, least, _ = FORMATS[dtype.name]
@@ -55,25 +55,45 @@ def rounded_array(value: Array, dtype: Any) -> Array:
 
 
 def summed(x: Tensor, encoding: Tensor) -> Tensor:
-    """`x + encoding` with one rounding to `x.dtype`."""
+    """`x + encoding` with one rounding to `x.dtype`, of tensors on the host."""
     lost = _is_flushed(x)
-    if x.dtype in (tf.float32, tf.float64):
-        total = x + encoding
-    else:
-        wide = tf.cast(x, tf.float32)
-        total = wide + encoding
-        # round to odd what float32 cannot hold: then the cast rounds as if it had seen the exact sum
-        fixed, e = tf.stop_gradient(total), tf.stop_gradient(wide)
-        virtual = fixed - e
-        error = (e - (fixed - virtual)) + (encoding - virtual)
-        bits = tf.bitcast(fixed, tf.int32)
-        if lost is not None:
-            error = tf.where(lost, tf.where(tf.bitcast(x, tf.int16) < 0, -1.0, 1.0), error)
-        away = tf.where((error > 0) == (fixed > 0), 1, -1)
-        nudge = tf.math.is_finite(error) & (error != 0) & ((bits & 1) == 0)
-        odd = tf.bitcast(tf.where(nudge, bits + away, bits), tf.float32)
-        total = tf.cast(total + tf.where(nudge, odd - fixed, tf.zeros_like(fixed)), x.dtype)
+    total = x + encoding if x.dtype == encoding.dtype else narrowed_sum(x, encoding, lost)
     return total if lost is None else tf.where(lost & (encoding == 0), x, total)
+
+
+def narrowed_sum(x: Tensor, encoding: Tensor, lost: Tensor | None = None) -> Tensor:
+    """`x + encoding`, which has a wider dtype, with one rounding to `x.dtype`; `lost`: of bfloat16, as below."""
+    wide = tf.cast(x, encoding.dtype)
+    total = wide + encoding
+    # round to odd what the wider dtype cannot hold: then the cast rounds as if it had seen the exact sum
+    fixed, e = tf.stop_gradient(total), tf.stop_gradient(wide)
+    virtual = fixed - e
+    error = (e - (fixed - virtual)) + (tf.stop_gradient(encoding) - virtual)
+    bits = tf.bitcast(fixed, tf.int64 if fixed.dtype == tf.float64 else tf.int32)
+    if lost is not None:
+        error = tf.where(lost, tf.where(tf.bitcast(x, tf.int16) < 0, -1.0, 1.0), error)
+    one = tf.ones((), bits.dtype)
+    away = tf.where((error > 0) == (fixed > 0), one, -one)
+    nudge = tf.math.is_finite(error) & (error != 0) & ((bits & 1) == 0)
+    odd = tf.bitcast(tf.where(nudge, bits + away, bits), fixed.dtype)
+    return rounded(total + tf.where(nudge, odd - fixed, tf.zeros_like(fixed)), x.dtype)
+
+
+def summed_arrays(x: Array, encoding: Array, dtype: Any) -> Array:
+    """`x + encoding` of one shape with one rounding to `dtype`, that of `x`; with subnormal numbers."""
+    wide = np.dtype(np.float64 if np.float64 in (x.dtype, encoding.dtype) else np.float32)
+    with np.errstate(all="ignore"):
+        a, b = x.astype(wide, copy=False), encoding.astype(wide, copy=False)
+        total: Array = a + b
+        if x.dtype == wide:
+            return total
+        virtual = total - a
+        error = (a - (total - virtual)) + (b - virtual)
+        bits: Any = total.view(np.int64 if wide == np.float64 else np.int32)
+        # round to odd, as above
+        nudge = np.isfinite(error) & (error != 0) & ((bits & 1) == 0)
+        bits += np.where(nudge, np.where((error > 0) == (total > 0), 1, -1), 0).astype(bits.dtype)
+    return rounded_array(total, dtype)
 
 
 def _is_flushed(x: Tensor) -> Tensor | None:

@@ -46,7 +46,7 @@ def read_positions(where: str, positions: Any) -> Positions:
         return _checked(where, np.asarray(positions))
     _position_dtype(where, positions.dtype.name)
     if hasattr(positions, "numpy") and tf.executing_eagerly() and on_host(positions):
-        return _checked(where, positions.numpy())
+        return _checked(where, np.asarray(positions))
     if positions.dtype == tf.uint64:  # as int64 the greatest would be -1
         positions = tf.minimum(positions, tf.constant(2**62, tf.uint64))
     return tf.cast(positions, tf.int64) if positions.dtype.is_integer else positions
@@ -83,7 +83,7 @@ def as_array(positions: range | Array) -> Array:
 
 
 def shape_of(positions: Positions) -> Shape | None:
-    """The shape of positions; None where not even the number of axes is known."""
+    """The shape of positions, or of `x`; None where not even the number of axes is known."""
     if isinstance(positions, range):
         return (len(positions),)
     return tuple(positions.shape) if _ranked(positions) else None
@@ -124,11 +124,13 @@ def read_x(where: str, x: Any, dim: int, *, rows: bool = False) -> Tensor:
 def read_weights(where: str, weights: Any, shape: tuple[int, int]) -> Tensor:
     """Weights as a dense tensor of the shape that a specification has."""
     if isinstance(weights, tf.RaggedTensor | tf.SparseTensor | tf.IndexedSlices) or not hasattr(weights, "dtype"):
-        raise weight_checks.weights_dtype_error(where, type(weights).__name__)
+        raise weight_checks.weights_kind_error(where, weights)
+    if isinstance(weights, np.ndarray) and weights.dtype.name not in checks.OUTPUT_DTYPES:
+        raise weight_checks.weights_dtype_error(where, weights.dtype.name)  # also of what makes no tensor
     try:
         weights = tf.convert_to_tensor(weights)
-    except (TypeError, ValueError):
-        raise weight_checks.weights_dtype_error(where, type(weights).__name__) from None
+    except (TypeError, ValueError, RuntimeError):  # the last from parameters of PyTorch
+        raise weight_checks.weights_kind_error(where, weights) from None
     if weights.dtype.name not in checks.OUTPUT_DTYPES:
         raise weight_checks.weights_dtype_error(where, weights.dtype.name)
     if not weights.shape.is_compatible_with(shape):
@@ -136,14 +138,10 @@ def read_weights(where: str, weights: Any, shape: tuple[int, int]) -> Tensor:
     return weights if weights.shape.is_fully_defined() else tf.ensure_shape(weights, shape)
 
 
-def check_broadcast(where: str, positions: Positions, x: Tensor) -> None:
-    """Refuse positions whose shape, as far as it is known, cannot broadcast to `x.shape[:-1]`."""
-    shape = shape_of(positions)
-    if shape is None or x.shape.rank is None:
-        return
-    target = tuple(x.shape[:-1])
-    if not checks.broadcasts(*agreed(shape, target)):
-        raise checks.positions_shape_error(where, target, shape)
+def check_broadcast(where: str, shape: Shape | None, x: Shape | None) -> None:
+    """Refuse positions whose shape, as far as it is known, cannot broadcast to that of `x` without its last axis."""
+    if shape is not None and x is not None and not checks.broadcasts(*agreed(shape, x[:-1])):
+        raise checks.positions_shape_error(where, x[:-1], shape)
 
 
 def agreed(shape: Shape, target: Shape) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -202,11 +200,11 @@ def _rows_of(positions: Array, lead: Shape, tail: int) -> Array:
 
 def check_distances(where: str, plan: DistancePlan, query: Array, key: Array) -> None:
     """Refuse the first pair without a row, where that is a mistake."""
+    if not (query.size and key.size):
+        return
     shape = (*query.shape[:2], 1, -1)
     q, k = query.reshape(shape), key.reshape(*key.shape[:2], -1)
     low, high = np.transpose([plan.bounds(axis) for axis in range(len(plan.axes))])
-    if not (q.size and k.size):
-        return
     if ((k.min(1) - q.max((1, 2)) >= low) & (k.max(1) - q.min((1, 2)) <= high)).all():
         return
     for b, i in np.ndindex(q.shape[:2]):

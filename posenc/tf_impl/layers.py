@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from posenc.spec.checks import framework
 
 framework("posenc.tf_impl.layers", "keras", "Keras", "tf")
@@ -18,9 +20,9 @@ from posenc.spec.row_plan import RowSpec, row_plan  # noqa: E402 - as above
 from posenc.spec.serialise import from_json, to_json  # noqa: E402 - as above
 from posenc.tf_impl import inputs  # noqa: E402 - as above
 from posenc.tf_impl.distance import bias  # noqa: E402 - as above
-from posenc.tf_impl.formats import rounded, summed  # noqa: E402 - as above
+from posenc.tf_impl.formats import narrowed_sum, summed_arrays  # noqa: E402 - as above
 from posenc.tf_impl.inputs import Shape, Tensor  # noqa: E402 - as above
-from posenc.tf_impl.learned import lookup  # noqa: E402 - as above
+from posenc.tf_impl.learned import check_rows, lookup  # noqa: E402 - as above
 from posenc.tf_impl.phase import add, table  # noqa: E402 - as above
 from posenc.tf_impl.rotation import check_fit, rotate  # noqa: E402 - as above
 
@@ -146,6 +148,7 @@ class RelativeBias(keras.layers.Layer):  # type: ignore[misc]  # Keras ships no 
         self.axes, self.heads = len(plan.axes), plan.heads
         # the variable is rounded once, to the dtype of the result
         super().__init__(autocast=False, **options)
+        self._convert_input_args = False  # positions in a NumPy array are known, in a graph too
         self._allow_non_tensor_positional_args = True  # a range of positions need not be named
         start = keras.initializers.RandomNormal(stddev=self.std)
         shape = (plan.rows, plan.heads)
@@ -196,6 +199,7 @@ class LearnedEncoding(keras.layers.Layer):  # type: ignore[misc]  # Keras ships 
         self.spec, self.std, self.dim = spec, checks.non_negative("LearnedEncoding.std", std), plan.dim
         # the variable is added in its own dtype
         super().__init__(autocast=False, **options)
+        self._convert_input_args = False  # positions in a NumPy array are known, in a graph too
         self.supports_masking = True
         self._allow_non_tensor_positional_args = True  # a range of positions need not be named
 
@@ -209,13 +213,14 @@ class LearnedEncoding(keras.layers.Layer):  # type: ignore[misc]  # Keras ships 
         self.table = self.add_weight(name="weights", shape=(plan.rows, plan.dim), initializer=start, autocast=False)
 
     def call(self, x: Tensor, positions: Any = None) -> Tensor:
-        x = inputs.read_x("LearnedEncoding", _computed(self, x), self.dim, rows=positions is None)
+        x = _computed(self, self.dtype_policy.convert_input(x, False, self.compute_dtype))
+        x = inputs.read_x("LearnedEncoding", x, self.dim, rows=positions is None)
         if positions is None:
             length = None if x.shape.rank is None else x.shape[-2]
             positions = tf.range(tf.shape(x)[-2]) if length is None else range(length)
         else:
             positions = inputs.read_positions("lookup.positions", positions)
-            inputs.check_broadcast("LearnedEncoding", positions, x)
+            _check_tokens(inputs.shape_of(positions), inputs.shape_of(x))
         return _plus(x, lookup(self.spec, self.table, positions))
 
     def compute_output_shape(self, x_shape: Shape, positions_shape: Shape | None = None) -> Shape:  # noqa: ARG002 - the arguments of `call`
@@ -223,8 +228,21 @@ class LearnedEncoding(keras.layers.Layer):  # type: ignore[misc]  # Keras ships 
             raise checks.x_shape_error("LearnedEncoding", self.dim, x_shape)
         return (*x_shape[:-1], self.dim)
 
-    def compute_output_spec(self, x: Any, positions: Any = None) -> Any:  # noqa: ARG002 - the arguments of `call`
-        return keras.KerasTensor(self.compute_output_shape(x.shape), dtype=self.compute_dtype)
+    def compute_output_spec(self, x: Any, positions: Any = None) -> Any:
+        shape = self.compute_output_shape(x.shape)
+        if positions is None:
+            if len(shape) < 2:
+                raise checks.x_rank_error("LearnedEncoding", self.dim, shape)
+            known: inputs.Positions = range(shape[-2] or 0)
+        elif isinstance(positions, keras.KerasTensor):
+            known = range(0)
+            _check_tokens(tuple(positions.shape), shape)
+        else:
+            known = inputs.read_positions("lookup.positions", positions)
+            _check_tokens(inputs.shape_of(known), shape)
+        if not tf.is_tensor(known):
+            check_rows(row_plan("LearnedEncoding", self.spec), known)
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "spec": to_json(self.spec), "std": self.std}  # type: ignore[arg-type]  # as above
@@ -234,17 +252,26 @@ class LearnedEncoding(keras.layers.Layer):  # type: ignore[misc]  # Keras ships 
         return cls(**{**config, "spec": from_json(config.get("spec", "no specification"))})
 
 
+def _check_tokens(positions: Shape | None, x: Shape | None) -> None:
+    """Refuse positions that do not broadcast to the tokens of `x`, or one for several tokens."""
+    inputs.check_broadcast("LearnedEncoding", positions, x)
+    length = x[-2] if x is not None and len(x) > 1 else None
+    if positions == () and length is not None and length > 1:
+        raise checks.one_position_error("LearnedEncoding", length)
+
+
 def _plus(x: Tensor, encoding: Tensor) -> Tensor:
     """`x` plus an encoding of any float dtype, rounded once to `x.dtype`."""
     wide = tf.float64 if tf.float64 in (x.dtype, encoding.dtype) else tf.float32
-    # fails where the encoding is the wider one
-    encoding = tf.broadcast_to(tf.cast(encoding, wide), tf.shape(x))
-    if wide == tf.float64 or not tf.executing_eagerly() or not inputs.on_host(x):
-        return rounded(tf.cast(x, wide) + encoding, x.dtype)
+    encoding = tf.broadcast_to(encoding, tf.shape(x))  # fails where the encoding is the wider one
+    if not (tf.executing_eagerly() and inputs.on_host(x) and inputs.on_host(encoding)):
+        encoding = tf.cast(encoding, wide)
+        return x + encoding if x.dtype == wide else narrowed_sum(x, encoding)
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]  # as TensorFlow is
     def plus(x: Tensor, encoding: Tensor) -> tuple[Tensor, Any]:
-        return summed(x, encoding), lambda upstream: (upstream, tf.cast(upstream, wide))
+        total = summed_arrays(np.asarray(x), np.asarray(encoding), x.dtype)
+        return tf.constant(total), lambda upstream: (upstream, tf.cast(upstream, encoding.dtype))
 
     return plus(x, encoding)
 

@@ -58,7 +58,7 @@ def add(spec: PhaseSpec, x: Any, positions: object = None) -> Tensor:
     read: Positions
     if positions is not None:
         read = inputs.read_positions("add", positions)
-        inputs.check_broadcast("add", read, x)
+        inputs.check_broadcast("add", inputs.shape_of(read), inputs.shape_of(x))
     elif x.shape.rank is not None and x.shape[-2] is not None:
         read = range(x.shape[-2])
     else:
