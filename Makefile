@@ -44,28 +44,29 @@ bench: $(VENV)/.posenc-all $(VENV)/.group-test
 peers: # an environment of its own, so that what the peers ask for cannot move what posenc is tested with
 	$(MAKE) VENV=.venv-peers .venv-peers/.posenc-all .venv-peers/.group-peers
 	$(MAKE) VENV=.venv-peers PIP_FLAGS="$(PIP_FLAGS) --no-deps" .venv-peers/.group-litgpt .venv-peers/.group-timm
-	.venv-peers/bin/python tools/peers.py
+	.venv-peers/bin/python tools/sinusoidal_peers.py
 	.venv-peers/bin/python tools/rotary_peers.py
 	.venv-peers/bin/python tools/bias_peers.py
 	.venv-peers/bin/python tools/learned_peers.py
+	.venv-peers/bin/python tools/differences.py
 	.venv-peers/bin/python tools/model_walk.py
 
 clean:
 	rm -rf $(VENV) .venv-peers dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-$(VENV)/bin/python:
+$(VENV)/bin/python: # pip 25.3 is the first with --build-constraint
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
 		echo "make: expected Python 3.11, 3.12 or 3.13, received '$(PYTHON)': make check PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(pip) install --upgrade 'pip>=25.1'
+	$(pip) install --upgrade 'pip>=25.3'
 
 $(VENV)/.posenc-$(tag): pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(pip) install $(PIP_FLAGS) --constraint constraints.txt --editable '.[$(EXTRAS),cli]'
+	$(pip) install $(PIP_FLAGS) --constraint constraints.txt --build-constraint constraints.txt --editable '.[$(EXTRAS),cli]'
 	@touch $@
 
 ifneq ($(tag),all)
 $(VENV)/.posenc-all: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(pip) install $(PIP_FLAGS) --constraint constraints.txt --editable '.[all]'
+	$(pip) install $(PIP_FLAGS) --constraint constraints.txt --build-constraint constraints.txt --editable '.[all]'
 	@touch $@
 endif
 

@@ -47,7 +47,8 @@ def run(topic: str, name: str) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("frameworks", nargs="*", choices=[*FRAMEWORKS, []], help="default: all four")
+    choices = [*FRAMEWORKS, []]  # Python 3.11 looks for what "*" gives without arguments among them
+    parser.add_argument("frameworks", nargs="*", choices=choices, metavar="framework", help="default: all four")
     parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

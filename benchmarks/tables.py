@@ -2,7 +2,8 @@
 
 Lookup: 32 batch rows of 512 positions in a table of 512 x 768 float32, against the framework's own embedding. Resize:
 the table of a ViT, a class token and 14 x 14 patches of 768 channels in float32, to 24 x 24, against the framework's
-own bicubic (NumPy: SciPy's cubic zoom of the grid, which is another function and the nearest there is).
+own bicubic. NumPy has none: its peer is SciPy's spline zoom of the grid (`scipy.ndimage.zoom`, order 3), another
+function and the nearest there is.
 """
 
 from __future__ import annotations

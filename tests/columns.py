@@ -54,6 +54,11 @@ class Host:
         array = np.asarray(result)
         return array.dtype.name, array.shape, array.tobytes()
 
+    def numpy(self, result: Any) -> np.ndarray:
+        """The same as an array in its own dtype, which for bfloat16 is that of ml_dtypes."""
+        dtype, shape, data = self.read(result)
+        return np.frombuffer(data, numpy_dtype(dtype)).reshape(shape)
+
     def framework(self) -> Any:
         """The package whose arrays these are."""
         return importlib.import_module({"tf": "tensorflow"}.get(self.name, self.name))
@@ -79,8 +84,8 @@ OTHERS = pytest.mark.parametrize("host", [host for host in HOSTS if host != REFE
 def listed() -> tuple[list[Column], list[str]]:
     """The columns that the matrix has to run, and one line for each that it does not have.
 
-    Only what this machine lacks is left out: a device, or a C++ compiler unless POSENC_REQUIRE_INDUCTOR is 1.
-    A framework that is missing is an error of the tests that ask for it.
+    Only what this machine lacks is left out: a device, or what Inductor compiles with, unless POSENC_REQUIRE_INDUCTOR
+    is 1. A framework that is missing is an error of the tests that ask for it.
     """
     import torch
 
@@ -93,7 +98,7 @@ def listed() -> tuple[list[Column], list[str]]:
         if column.mode == N2_ACCELERATOR and not accelerators[column.framework]():
             left_out.append(f"{column.name}: not run: no GPU")
         elif column.name == "torch:inductor" and not (compiler() or os.environ.get("POSENC_REQUIRE_INDUCTOR") == "1"):
-            left_out.append(f"{column.name}: not run: no C++ compiler")
+            left_out.append(f"{column.name}: not run: no C++ compiler, or no Python headers")
         else:
             chosen.append(column)
     return chosen, left_out

@@ -1,4 +1,8 @@
-"""What cannot be is refused, in one sentence, and the sentence is the same in all four columns."""
+"""What Sinusoidal and Rope, and the functions that take them, refuse: one sentence, the same in all four columns.
+
+What else is refused stands with what is not: `rotate` in test_rotation.py, biases and rows in test_biases.py and
+test_distance.py, learned tables in test_learned.py.
+"""
 
 from __future__ import annotations
 

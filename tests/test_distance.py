@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -48,12 +49,6 @@ HALF = ("float32", "bfloat16", "float16")
 FAR = [0, 1, 2, 15, 16, 17, 255, 257, 2049, 65537, 2**24 + 1, -1, -4097, 2**31 - 1, 1 - 2**31, 2**30 + 3]
 
 
-def read(host: Host, result: Any) -> np.ndarray:
-    """A result in its own dtype, which for bfloat16 is NumPy's."""
-    dtype, shape, data = host.read(result)
-    return np.frombuffer(data, numpy_dtype(dtype)).reshape(shape)
-
-
 def numbers(spec: Any, query: Any, key: Any) -> np.ndarray:
     """The definition, pair by pair, of positions `(Q,)` and `(K,)`, or `(Q, axes)` and `(K, axes)`."""
     plan = spec.plan()
@@ -83,7 +78,7 @@ def kinds(host: Host, positions: list[int]) -> dict[str, Any]:
 def test_rows_by_the_definition(host, spec):
     expected = numbers(spec, FAR, FAR)
     for query in kinds(host, FAR).values():
-        got = read(host, host.module.rows(spec, query, FAR))
+        got = host.numpy(host.module.rows(spec, query, FAR))
         assert got.dtype == np.int32
         np.testing.assert_array_equal(got, expected)
 
@@ -107,8 +102,8 @@ def test_rows_by_the_definition(host, spec):
 )
 def test_rows_of_ranges(host, spec, query, key):
     expected = numbers(spec, query, key).reshape(len(query), len(key))
-    np.testing.assert_array_equal(read(host, host.module.rows(spec, query, key)), expected)
-    np.testing.assert_array_equal(read(host, host.module.rows(spec, list(query), list(key))), expected)
+    np.testing.assert_array_equal(host.numpy(host.module.rows(spec, query, key)), expected)
+    np.testing.assert_array_equal(host.numpy(host.module.rows(spec, list(query), list(key))), expected)
 
 
 @every_host
@@ -117,7 +112,7 @@ def test_rows_of_several_batch_rows_are_those_of_each(host):
     tokens = padded(lengths, side="left")
     steps = cached(lengths, 2)
     for query, key in ((tokens, tokens), (steps, tokens), (steps, range(11)), (range(3), tokens)):
-        whole = read(host, host.module.rows(T5, query, key))
+        whole = host.numpy(host.module.rows(T5, query, key))
         for index in range(3):
             own = [p if isinstance(p, range) else p[index] for p in (query, key)]
             np.testing.assert_array_equal(whole[index], numbers(T5, *own))
@@ -127,24 +122,24 @@ def test_rows_of_several_batch_rows_are_those_of_each(host):
 def test_rows_of_sizes_of_one(host):
     one, many = host.array([[7, 8]], "int32"), host.array([[0, 1, 2]] * 4, "int32")
     expected = np.broadcast_to(numbers(T5, [7, 8], [0, 1, 2]), (4, 2, 3))
-    np.testing.assert_array_equal(read(host, host.module.rows(T5, one, many)), expected)
+    np.testing.assert_array_equal(host.numpy(host.module.rows(T5, one, many)), expected)
     np.testing.assert_array_equal(
-        read(host, host.module.rows(T5, many, one)), numbers(T5, [0, 1, 2], [7, 8])[None].repeat(4, 0)
+        host.numpy(host.module.rows(T5, many, one)), numbers(T5, [0, 1, 2], [7, 8])[None].repeat(4, 0)
     )
 
 
 @every_host
 @every_index
 def test_cached_decoding_and_shards_are_parts_of_the_whole(host, spec):
-    whole = read(host, host.module.rows(spec, range(64), range(64)))
+    whole = host.numpy(host.module.rows(spec, range(64), range(64)))
     for past in (0, 1, 31, 63):
-        np.testing.assert_array_equal(read(host, host.module.rows(spec, cached(past, 1), range(64))), whole[past:][:1])
+        np.testing.assert_array_equal(host.numpy(host.module.rows(spec, cached(past, 1), range(64))), whole[past:][:1])
     for rank in range(4):
         for shard in (contiguous(64, rank=rank, ranks=4), zigzag(64, rank=rank, ranks=4)):
-            np.testing.assert_array_equal(read(host, host.module.rows(spec, shard, range(64))), whole[list(shard)])
+            np.testing.assert_array_equal(host.numpy(host.module.rows(spec, shard, range(64))), whole[list(shard)])
     documents = packed([20, 44])
     np.testing.assert_array_equal(
-        read(host, host.module.rows(spec, documents, documents)), whole[np.ix_(documents, documents)]
+        host.numpy(host.module.rows(spec, documents, documents)), whole[np.ix_(documents, documents)]
     )
 
 
@@ -154,11 +149,11 @@ def test_rows_of_windows(host, window):
     spec = SwinIndex(3, window)
     tokens = spec.positions()
     expected = numbers(spec, tokens, tokens)
-    np.testing.assert_array_equal(read(host, host.module.rows(spec, tokens, tokens)), expected)
+    np.testing.assert_array_equal(host.numpy(host.module.rows(spec, tokens, tokens)), expected)
     arrays = host.array(tokens, "int32")
-    np.testing.assert_array_equal(read(host, host.module.rows(spec, arrays, tokens[:1])), expected[:, :1])
+    np.testing.assert_array_equal(host.numpy(host.module.rows(spec, arrays, tokens[:1])), expected[:, :1])
     batch = host.array([tokens, tokens[::-1]], "int32")
-    got = read(host, host.module.rows(spec, batch, tokens))
+    got = host.numpy(host.module.rows(spec, batch, tokens))
     np.testing.assert_array_equal(got, [expected, expected[::-1]])
     assert len(np.unique(expected)) == spec.row_count
 
@@ -171,7 +166,7 @@ PARAMETERS = t5_parameters(2000)
 def test_buckets_of_two_thousand_specifications(host, part):
     wrong = []
     for spec in PARAMETERS[part::4]:
-        got = read(host, host.module.rows(spec, range(1), range(-10_000, 10_001)))
+        got = host.numpy(host.module.rows(spec, range(1), range(-10_000, 10_001)))
         wrong += [spec] * int((got != t5_buckets(spec, 10_000)).any())
     assert wrong == []
 
@@ -184,7 +179,7 @@ def test_buckets_of_two_thousand_specifications(host, part):
 def test_slopes_of_every_number_of_heads(host, dtype):
     for heads in range(1, 257):
         spec = Alibi.causal(heads)
-        got = read(host, host.module.bias(spec, [1], [0, 2], dtype=dtype)).astype(np.float64)
+        got = host.numpy(host.module.bias(spec, [1], [0, 2], dtype=dtype)).astype(np.float64)
         np.testing.assert_array_equal(got[:, 0], [[-slope, slope] for slope in spec.slopes(dtype)])
 
 
@@ -207,7 +202,7 @@ def close_calls(spec: Alibi, dtype: str) -> list[int]:
 def test_biases_are_correctly_rounded(host, spec, dtype):
     near = close_calls(spec, dtype)
     multiples = [*near, *(-n for n in near), *FAR, *range(-300, 300)]
-    got = read(host, host.module.bias(spec, [0], multiples, dtype=dtype))
+    got = host.numpy(host.module.bias(spec, [0], multiples, dtype=dtype))
     assert got.dtype == numpy_dtype(dtype)
     products = [spec.plan().number((0,), (n,)) for n in multiples]
     expected = [[[spec.value(n, head, dtype) for n in products]] for head in range(spec.heads)]
@@ -219,7 +214,7 @@ def test_biases_are_correctly_rounded(host, spec, dtype):
 @every_form
 def test_biases_in_float64_are_within_a_unit(host, spec):
     multiples = [*FAR, *range(-300, 300)]
-    got = read(host, host.module.bias(spec, [0], multiples, dtype="float64"))
+    got = host.numpy(host.module.bias(spec, [0], multiples, dtype="float64"))
     products = [spec.plan().number((0,), (n,)) for n in multiples]
     expected = np.array([[[spec.value(n, head, "float64") for n in products]] for head in range(spec.heads)])
     assert (np.abs(got - expected) <= np.spacing(np.abs(expected))).all()
@@ -260,22 +255,22 @@ def test_what_float64_cannot_decide(host, head):
     nearest = [high * n + low * n for n in multiples]
     assert any(np.float64(np.float32(s)) != spec.value(n, head) for s, n in zip(nearest, multiples, strict=True))
     origin = 1 - 2**31
-    got = read(host, host.module.bias(spec, [origin], [n + origin for n in multiples]))[head, 0]
+    got = host.numpy(host.module.bias(spec, [origin], [n + origin for n in multiples]))[head, 0]
     np.testing.assert_array_equal(got.astype(np.float64), [spec.value(n, head) for n in multiples])
 
 
 @every_host
 @every_form
 def test_biases_of_parts_are_parts_of_the_whole(host, spec):
-    whole = read(host, host.module.bias(spec, range(64), range(64)))
+    whole = host.numpy(host.module.bias(spec, range(64), range(64)))
     assert whole.shape == (spec.heads, 64, 64)
     for past in (0, 1, 63):
-        step = read(host, host.module.bias(spec, cached(past, 1), range(64)))
+        step = host.numpy(host.module.bias(spec, cached(past, 1), range(64)))
         np.testing.assert_array_equal(step, whole[:, past : past + 1])
     shard = zigzag(64, rank=1, ranks=4)
-    np.testing.assert_array_equal(read(host, host.module.bias(spec, shard, range(64))), whole[:, list(shard)])
+    np.testing.assert_array_equal(host.numpy(host.module.bias(spec, shard, range(64))), whole[:, list(shard)])
     tokens = padded([5, 9], side="left")
-    both = read(host, host.module.bias(spec, tokens, tokens))
+    both = host.numpy(host.module.bias(spec, tokens, tokens))
     assert both.shape == (2, spec.heads, 9, 9)
     for index, row in enumerate(tokens):
         np.testing.assert_array_equal(both[index], whole[np.ix_(range(spec.heads), row, row)])
@@ -316,10 +311,10 @@ def test_a_bias_is_the_weight_itself(host, dtype):
     weights = table(T5.weight_shape, dtype)
     rows = numbers(T5, range(40), range(60))
     given = host.array(weights.astype(np.float64), dtype)
-    got = read(host, host.module.bias(T5, range(40), range(60), weights=given, dtype=dtype))
+    got = host.numpy(host.module.bias(T5, range(40), range(60), weights=given, dtype=dtype))
     assert got.tobytes() == np.ascontiguousarray(weights[rows].transpose(2, 0, 1)).tobytes()
     tokens = padded([5, 9], side="left")
-    got = read(host, host.module.bias(T5, tokens, tokens, weights=given, dtype=dtype))
+    got = host.numpy(host.module.bias(T5, tokens, tokens, weights=given, dtype=dtype))
     for index, row in enumerate(tokens):
         expected = np.ascontiguousarray(weights[numbers(T5, row, row)].transpose(2, 0, 1))
         assert np.ascontiguousarray(got[index]).tobytes() == expected.tobytes()
@@ -334,7 +329,7 @@ def test_weights_are_rounded_once(host, dtype):
     weights[0] = 1 + unit / 2 + 2.0**-40
     weights[1] = 1 + unit / 2
     given = host.array(weights, "float64")
-    got = read(host, host.module.bias(T5, [0, 1], [0], weights=given, dtype=dtype)).astype(np.float64)
+    got = host.numpy(host.module.bias(T5, [0, 1], [0], weights=given, dtype=dtype)).astype(np.float64)
     expected = [1 + unit, 1.0]
     np.testing.assert_array_equal(got[:, :, 0], [expected] * 3)
 
@@ -344,15 +339,15 @@ def test_a_bias_of_windows(host):
     spec = SwinIndex(3, (2, 5))
     weights = table(spec.weight_shape, "float32")
     tokens = spec.positions()
-    got = read(host, host.module.bias(spec, tokens, tokens, weights=host.array(weights, "float32")))
+    got = host.numpy(host.module.bias(spec, tokens, tokens, weights=host.array(weights, "float32")))
     np.testing.assert_array_equal(got, weights[numbers(spec, tokens, tokens)].transpose(2, 0, 1))
 
 
 @every_host
 def test_float32_is_the_default_dtype(host):
     weights = host.array(np.ones(T5.weight_shape), "float64")
-    assert read(host, host.module.bias(T5, [0], [0], weights=weights)).dtype == np.float32
-    assert read(host, host.module.bias(ALIBI, [0], [0])).dtype == np.float32
+    assert host.numpy(host.module.bias(T5, [0], [0], weights=weights)).dtype == np.float32
+    assert host.numpy(host.module.bias(ALIBI, [0], [0])).dtype == np.float32
 
 
 @every_host
@@ -380,6 +375,8 @@ def refused(host: Host, name: str, *arguments: Any, **options: Any) -> str:
     ("query", "key", "sentence"),
     [
         ([0.5], [0], "rows.query_positions: expected integers, received float"),
+        ([math.nan], [0], "rows.query_positions: expected integers, received float"),
+        ([0], [2.0**40], "rows.key_positions: expected integers, received float"),
         ([0], [0.5, 1], "rows.key_positions: expected integers, received float"),
         ([True], [0], "rows.query_positions: expected integers, received bool: a mask is not a position"),
         ([0], [2**31], "rows.key_positions: expected integers of magnitude below 2^31, received 2147483648"),

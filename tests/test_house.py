@@ -115,7 +115,7 @@ def loaded_by(statement: str) -> set[str]:
             {"jax", "tensorflow", "keras"},
         ),
         ("import posenc.jax_impl", {"torch", "tensorflow", "keras"}),
-        ("import posenc.tf_impl", {"torch"}),
+        ("import posenc.tf_impl, posenc.tf_impl.layers, posenc.tf_impl.attention", {"torch"}),
         ("import posenc.cli, posenc.conformance.run, posenc.conformance.report", FRAMEWORKS),
     ],
 )

@@ -44,11 +44,6 @@ def given(host: Host, weights: np.ndarray) -> Any:
     return host.array(weights.astype(np.float64), weights.dtype.name)
 
 
-def read(host: Host, result: Any) -> np.ndarray:
-    dtype, shape, data = host.read(result)
-    return np.frombuffer(data, numpy_dtype(dtype)).reshape(shape)
-
-
 def same(got: np.ndarray, expected: np.ndarray) -> None:
     """Dtype, shape and bits."""
     assert got.dtype == expected.dtype
@@ -155,7 +150,7 @@ def test_a_position_reads_its_row(host, spec, dtype):
         [],
         range(0),
     ):
-        got = read(host, host.module.lookup(spec, given(host, weights), positions))
+        got = host.numpy(host.module.lookup(spec, given(host, weights), positions))
         listed = list(positions) if isinstance(positions, range) else np.asarray(positions)
         expected = looked_up(spec, weights, np.asarray(listed, np.int64))
         same(got, expected.reshape(*np.shape(listed), spec.dim))
@@ -166,14 +161,14 @@ def test_padded_and_cached_batches(host):
     spec = Learned.roberta(9, 4)
     weights = made(spec, "float32")
     tokens = padded([5, 9, 1], side="right")
-    same(read(host, host.module.lookup(spec, given(host, weights), tokens)), weights[np.array(tokens) + 2])
+    same(host.numpy(host.module.lookup(spec, given(host, weights), tokens)), weights[np.array(tokens) + 2])
     steps = cached([4, 8, 0], 1)
-    same(read(host, host.module.lookup(spec, given(host, weights), steps)), weights[np.array(steps) + 2])
+    same(host.numpy(host.module.lookup(spec, given(host, weights), steps)), weights[np.array(steps) + 2])
     # transformers counts from row padding_idx + 1 = 2 and gives padding row 1
     ids = np.array([[1, 1, 5, 3, 6, 7], [5, 3, 1, 1, 1, 1]])
     mask = ids != 1
     counted = np.cumsum(mask, 1) * mask
-    same(read(host, host.module.lookup(spec, given(host, weights), counted - 1)), weights[counted + 1])
+    same(host.numpy(host.module.lookup(spec, given(host, weights), counted - 1)), weights[counted + 1])
 
 
 @every_host
@@ -264,7 +259,7 @@ def test_resized_tables(host, method):
         spec = Learned.patches(grid, 2, tokens=1)
         for dtype in ("float64", "float32", "bfloat16"):
             weights = made(spec, dtype)
-            got = read(host, host.module.resize(spec, given(host, weights), shape, method=method))
+            got = host.numpy(host.module.resize(spec, given(host, weights), shape, method=method))
             expected = resized(spec, weights, shape, method)
             assert got.shape == spec.resized(shape).weight_shape
             assert got.dtype == weights.dtype
@@ -289,10 +284,10 @@ def test_tokens_are_copied_and_an_unchanged_grid_is(host, dtype):
     weights = made(VIT, dtype)
     weights[0] = [np.inf, -np.inf, -0.0, 3e-5]
     for method in resampling.METHODS:
-        got = read(host, host.module.resize(VIT, given(host, weights), (4, 7), method=method))
+        got = host.numpy(host.module.resize(VIT, given(host, weights), (4, 7), method=method))
         assert got[0].tobytes() == weights[0].tobytes()
     for method in ("torch_bicubic", "torch_bilinear_align_corners", "jax_cubic", "tf_bicubic", "dino_bicubic"):
-        same(read(host, host.module.resize(VIT, given(host, weights), (3, 5), method=method)), weights)
+        same(host.numpy(host.module.resize(VIT, given(host, weights), (3, 5), method=method)), weights)
 
 
 @every_host
@@ -300,7 +295,7 @@ def test_tables_of_one_axis(host):
     spec = Learned.opt(7, 3)
     weights = made(spec, "float32")
     for method, shape in product(("torch_bilinear", "jax_cubic", "torch_bicubic_align_corners"), ((13,), (4,))):
-        got = read(host, host.module.resize(spec, given(host, weights), shape, method=method))
+        got = host.numpy(host.module.resize(spec, given(host, weights), shape, method=method))
         np.testing.assert_array_equal(got, resized(spec, weights, shape, method))
 
 
@@ -309,7 +304,7 @@ def test_what_is_not_finite_stays_where_it_is_read(host):
     spec = Learned.patches((8, 8), 1, tokens=0)
     weights = made(spec, "float32")
     weights[9] = np.nan
-    got = read(host, host.module.resize(spec, given(host, weights), (5, 12), method="torch_bicubic"))
+    got = host.numpy(host.module.resize(spec, given(host, weights), (5, 12), method="torch_bicubic"))
     reads = [[1 in row for row in resampling.weights(8, m, "torch_bicubic")] for m in (5, 12)]
     np.testing.assert_array_equal(np.isnan(got).reshape(5, 12), np.outer(*reads))
 
@@ -320,7 +315,7 @@ def test_taps_that_only_fill_up_are_not_read(host):
     spec = Learned(3, 1)
     for last, method in ((np.inf, "tf_bilinear"), (-np.inf, "jax_linear"), (-0.0, "torch_bilinear")):
         weights = np.array([[1.0], [2.0], [last]], np.float32)
-        got = read(host, host.module.resize(spec, given(host, weights), (5,), method=method))
+        got = host.numpy(host.module.resize(spec, given(host, weights), (5,), method=method))
         assert got[-1].tobytes() == weights[-1].tobytes()
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from posenc import Linear, Llama3, LongRope, Proportional, Rope, Sinusoidal, SpecError, Yarn
 from posenc.spec import exact
-from tests.columns import HOSTS, OTHERS, REFERENCE, Host, every_host, numpy_dtype
+from tests.columns import HOSTS, OTHERS, REFERENCE, Host, every_host
 
 YARN = Yarn(40, original_length=64)
 ROPES = {
@@ -42,8 +42,7 @@ def made(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 
 def read(host: Host, result: Any) -> np.ndarray:
     """A result as float64, which holds every one of the four formats."""
-    dtype, shape, data = host.read(result)
-    return np.frombuffer(data, numpy_dtype(dtype)).reshape(shape).astype(np.float64)
+    return host.numpy(result).astype(np.float64)
 
 
 def pairs(spec: Rope) -> Iterator[tuple[int, list[int], list[int]]]:

@@ -2,7 +2,8 @@
 
     python tools/differences.py
 
-Each runs in a namespace of its own, in this process: to import eleven packages takes longer than all else.
+Runs in an environment of its own (`make peers`). Each piece of code has a namespace of its own, in this process: to
+import the packages takes longer than all else.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import traceback
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import peer_environment  # noqa: F401 - before the packages
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "differences.md"
 CLASSES = ("acknowledged upstream", "differs from its documentation", "convention", "precision")

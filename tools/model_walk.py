@@ -410,7 +410,8 @@ def summary(rows: list[Row]) -> str:
 
 
 def report(rows: list[Row]) -> str:
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("transformers", "torch", "numpy"))
+    named = ((name, importlib.metadata.version(name)) for name in ("transformers", "torch", "numpy"))
+    versions = ", ".join(f"{name} {version.partition('+')[0]}" for name, version in named)  # not how it was built: +cpu
     lines = [
         "# Rotary embeddings of transformers, model by model",
         "",

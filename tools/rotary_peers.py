@@ -15,8 +15,7 @@ of the exact one (the product rounded; a sine, a magnitude and their roundings),
 within that times |u| + |v|, plus 2^-22 * magnitude * max(|u|, |v|), and a frequency that is kept within e. What is
 printed are the worst differences as parts of these bounds; a wrong convention is thousands of times them.
 
-What differs has an entry in docs/differences.md, and what has an entry must differ. Then the code of every entry is run
-(`differences.py`).
+What differs has an entry in docs/differences.md, and what has an entry must differ.
 """
 
 from __future__ import annotations
@@ -24,19 +23,15 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import math
-import os
 import sys
-import tempfile
 from functools import lru_cache
 from typing import Any
 
-os.environ.setdefault("KERAS_HOME", tempfile.mkdtemp(prefix="posenc-peers-"))  # Keras writes a file there
-os.environ.setdefault("KERAS_BACKEND", "torch")  # loaded anyway
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import differences
 import numpy as np
+import peer_environment  # noqa: F401 - before the packages
 import torch
+from differences import entries
+from peer_report import verdict
 from rotary_packages import DIM, PEERS, Array, Peer
 
 from posenc import DynamicNtk, Llama3, Ntk, Rope, Yarn
@@ -131,22 +126,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--length", type=int, default=16384)
     length = parser.parse_args().length
-    entries = differences.entries()
+    known = entries()
     failed = 0
     print(f"{'package':23}{'version':9}{'what':34}{'worst':>8}{'frequency':>12}{'table':>9}{'turned':>9}  of bound")
     for peer in PEERS:
         worst, parts = compare(peer, length)
-        differs = any(part > 1 for part in parts)
-        named = [entry.title for entry in entries if peer.entry and entry.title.startswith(peer.entry)]
-        verdict = f"   differs: {named[0] if named else 'no entry in docs/differences.md'}" if differs else ""
-        if differs != bool(named):
-            failed += 1
-            verdict = verdict or f"   agrees, and its entry has to go: {named[0]}"
+        as_said, remark = verdict(known, peer.entry, differs=any(part > 1 for part in parts))
+        failed += not as_said
         shown = ("-" if math.isnan(part) else f"{part:.2f}" if part < 1000 else f"{part:.0e}" for part in parts)
         version = importlib.metadata.version(peer.package)
         row = "".join(text.rjust(width) for text, width in zip(shown, (12, 9, 9), strict=True))
-        print(f"{peer.package:23}{version:9}{peer.name:34}{worst:8.1e}{row}{verdict}", flush=True)
-    failed += differences.check(entries)
+        print(f"{peer.package:23}{version:9}{peer.name:34}{worst:8.1e}{row}{remark}", flush=True)
     sys.exit(1 if failed else 0)
 
 

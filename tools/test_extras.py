@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+VECTORS = ROOT / "posenc" / "conformance" / "vectors"
 COLUMNS = {"numpy": "numpy_impl", "torch": "torch_impl", "jax": "jax_impl", "tf": "tf_impl"}
 NEEDS = {  # what a column may load: its framework and what that brings
     "numpy": {"numpy", "ml_dtypes"},
@@ -25,7 +26,10 @@ NEEDS = {  # what a column may load: its framework and what that brings
 
 USE = """
 import importlib, importlib.metadata, sys
-from posenc import Rope, Sinusoidal
+from fractions import Fraction
+from posenc import Alibi, Learned, Rope, Sinusoidal, T5Bias
+from posenc.spec.exact import round_to
+from posenc.spec.resampling import weights
 
 extra, column, needs = sys.argv[1], sys.argv[2], set(sys.argv[3].split(","))
 module = importlib.import_module(f"posenc.{column}")
@@ -44,6 +48,23 @@ exact = [rope.value(p, c + j) for c in (0, 8) for p in range(-2, 3) for j in ran
 assert turned == exact, "not the correctly rounded table"
 assert [float(x) for row in module.rotate(rope, values, table, head_axis=None) for x in row] != flat
 
+alibi, queries, keys = Alibi.causal(12), range(4), range(6)
+pairs = [((q,), (k,)) for q in queries for k in keys]
+biases = [float(x) for head in module.bias(alibi, queries, keys) for row in head for x in row]
+exact = [alibi.value(alibi.plan().number(q, k), head) for head in range(12) for q, k in pairs]
+assert biases == exact, "not the correctly rounded biases"
+t5 = T5Bias(2, bidirectional=True)
+numbers = [int(n) for row in module.rows(t5, queries, keys) for n in row]
+assert numbers == [t5.plan().number(q, k) for q, k in pairs], "not the numbers of the rows"
+own = [[float(x) for x in row] for row in values]
+found = [[float(x) for x in row] for row in module.lookup(Learned(5, 16), values, [4, 0, 2])]
+assert found == [own[4], own[0], own[2]], "not the rows of the table"
+patches = Learned.patches((4,), 16, tokens=1)
+resized = [[float(x) for x in row] for row in module.resize(patches, values, (8,), method="torch_bilinear")]
+sums = [[sum(float(w) * own[1 + tap][c] for tap, w in sorted(output.items())) for c in range(16)]
+        for output in weights(4, 8, "torch_bilinear")]
+assert resized == [own[0], *([round_to(Fraction(x), "float32") for x in row] for row in sums)], "not the resized table"
+
 frameworks = {"numpy", "ml_dtypes", "torch", "jax", "tensorflow", "keras"}
 stray = (frameworks & {name.partition(".")[0] for name in sys.modules}) - needs
 assert not stray, f"{column} loads {stray}"
@@ -58,7 +79,7 @@ for other, package in packages.items():
             assert f"posenc.{other} needs" in str(error) and "pip install 'posenc[" in str(error), error
         else:
             raise AssertionError(f"posenc.{other} works without {package}")
-print(f"posenc[{extra}]: {len(flat + turned)} values right, no other framework loaded")
+print(f"posenc[{extra}]: {len(flat + turned + biases)} values right, no other framework loaded")
 """
 
 
@@ -70,10 +91,9 @@ def build(folder: Path) -> Path:
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT)
     (wheel,) = folder.glob("posenc-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for name in (
-        "posenc/py.typed",
-        *(f"posenc/conformance/vectors/{family}.json" for family in ("sinusoidal", "rope")),
-    ):
+    vectors = (path for path in VECTORS.iterdir() if path.suffix == ".json" or path.name == "LICENSE")
+    for path in (ROOT / "posenc" / "py.typed", *sorted(vectors)):
+        name = path.relative_to(ROOT).as_posix()
         if name not in names:
             sys.exit(f"test_extras: the wheel lacks {name}")
     return wheel

@@ -339,6 +339,8 @@ def position_list(where: str, positions: object) -> PositionList | None:
         level = [inner for item in level for inner in item]  # type: ignore[attr-defined]  # just checked
     values = [_position(where, item, positions) for item in level]
     integral = not any(isinstance(value, float) for value in values)
+    if not integral and "." in where:  # the argument takes integers only
+        raise position_dtype_error(where, "float")
     for value in values:
         if not abs(value) < POSITION_LIMIT:  # also NaN
             raise position_value_error(where, value)
