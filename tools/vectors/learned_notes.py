@@ -6,25 +6,30 @@ from vectors.notes import note
 ABOUT = [
     "Vectors of learned position tables: rows that are looked up, and tables that are resized; for implementations in "
     "any language. They are in the public domain.",
-    "A group has a specification (`spec`: every field of posenc's canonical JSON; posenc.Learned documents them) and "
-    "cases, each of which is one call. Case ids are never reused; `flags` are explained in `notes`.",
-    "weights: the numbers numerator * 2^-power of a table of `shape`, row-major, exact in every format of `dtypes`.",
-    "positions: row-major integers of a shape, or a range [start, stop, step]. `shape` is that of the answer.",
-    "kind lookup: the rows that `positions` read, as bit patterns (hexadecimal, most significant digit first) in four "
-    "formats. Position p reads row p + offset; with a scale the product is taken in float32 (float64 for float64), the "
-    "scale rounded to it, and rounded once to the format.",
-    "outside: true where a position has no row. An implementation that can should refuse such a call; one that cannot, "
-    "as on an accelerator, should answer NaN (`nan`) in every channel of that row, and the others as usual.",
+    notes.FILE,
+    notes.group("posenc.Learned", ", each of which is one call"),
+    "`weights`: a table of `shape`, the numbers `numerators` * 2^-`power`, row-major, exact in every format of "
+    "`dtypes`.",
+    "`positions`: row-major integers (`values`) of a `shape`, or a `range` [start, stop, step]. `shape` is that of the "
+    "answer.",
+    notes.PATTERNS,
+    "kind lookup: the rows that `positions` read, as bit patterns in four formats. Position p reads row p + offset; "
+    "with a scale the product is taken in float32 (float64 for float64), the scale rounded to it, and rounded once to "
+    "the format.",
+    "`outside`: true where a position has no row. An implementation that can should refuse such a call; one that "
+    "cannot, as on an accelerator, should answer NaN (`nan`) in every channel of that row, and the others as usual.",
     "kind resize: the table after its grid was resized to `target` by `method`; posenc.spec.resampling says what each "
     "method equals. `decimal` is the result of exact rational weights, in 40 significant digits. The bit patterns are "
     "those of float64 arithmetic: the weights rounded to float64, one axis after the other, the first one first, each "
     "product and each sum rounded, taps in ascending order, and one rounding to the format at the end.",
-    "An implementation in float32 should be within n * 2^-22 of the largest number of the channel, where n is the "
-    "greatest size of grid or target, and half a unit of a narrower format. Rows before the grid are copied.",
-    "dtypes: the formats in which a group should be asked (all four where it does not say).",
-    "tier: 1, a minimum for variants that compile for seconds; 2, for those that compile quickly; 3, the rest. "
-    "constructor: the method of posenc.Learned that must give this specification.",
-    "A float parameter means the shortest decimal that names it.",
+    "A resized table in float32 arithmetic should be within n * 2^-22 (in float64 arithmetic of another order, within "
+    "n * 2^-51) of the largest number of the channel, where n is the greatest size of grid or target, and half a unit "
+    "of a narrower format. Rows before the grid are copied, and rows that are looked up are these very bits "
+    "everywhere.",
+    notes.DTYPES,
+    notes.TIER,
+    "`constructor`: the method of posenc.Learned (`name`, with `arguments`) that must give this specification.",
+    notes.PARAMETERS,
 ]
 
 _METHODS = {

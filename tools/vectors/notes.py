@@ -1,23 +1,68 @@
 """What the vector file says about itself, and what each of its flags hunts."""
 
+FILE = (
+    "The file: `schema` is the version of its layout, `version` that of the vectors, `family` and `license` are "
+    "theirs, `about` is this text; `counts` says how many `groups`, `cases` and `values` there are. `notes` has for "
+    "every flag the mistake that it hunts (`bugType`), what comes of it (`effect`) and reports of it (`links`)."
+)
+
+
+def group(documented: str, more: str = "") -> str:
+    """The sentence on what every group and every case has."""
+    return (
+        f"A group has a `kind`, a name (`variant`), a specification (`spec`: every field of posenc's canonical JSON; "
+        f"{documented} documents them), `sources`, which are the papers and the code that its numbers follow, and "
+        f"`cases`{more}. A case has an `id`, which is never reused, and `flags`, which are explained in `notes`."
+    )
+
+
+PATTERNS = (
+    "`float64`, `float32`, `bfloat16`, `float16`: bit patterns in these formats, hexadecimal, most significant digit "
+    "first."
+)
+DTYPES = "`dtypes`: the formats in which a group should be asked (all four where it does not say)."
+TIER = "`tier`: 1, a minimum for variants that compile for seconds; 2, for those that compile quickly; 3, the rest."
+PHASES = (
+    "kind phase: the upper 96 bits of the 128-bit phase of each pair of `pairs`, in fractions of a turn, as posenc's "
+    "PhasePlan defines it: `words` has 24 hexadecimal digits a pair. They are the same integers everywhere."
+)
+POSITIONS = [
+    "`position_dtype`: `integer`, or the float format of the positions, which are then hexadecimal floats and mean "
+    "exactly the number they are; `position_decimal` is that number in decimal digits.",
+    "`range` of a group: [start, stop, step]; an implementation should be asked for the whole range in one call, and "
+    "judged on the rows of the cases.",
+]
+PARAMETERS = "A float parameter means the shortest decimal that names it."
+
+
+def bounds(magnitude: str) -> str:
+    """The sentence on how far from the true value an answer may be."""
+    return (
+        "At integer positions an implementation on the host should give these very bits in float32, bfloat16 and "
+        "float16, and in float64 be within 4 units in the last place plus 2^-62; at float positions, within half a "
+        f"unit plus 2^-48 * m, where m is {magnitude}. One in float32 arithmetic, as in a trace or on an accelerator, "
+        "should be within 2^-23 * m at integer positions and 2^-22 * m at float ones, plus half a unit of a narrower "
+        "format."
+    )
+
+
 ABOUT = [
     "Vectors of sinusoidal positional encodings, for implementations in any language. They are in the public domain.",
-    "A group has a specification (`spec`: every field of posenc's canonical JSON; posenc.Sinusoidal documents them) "
-    "and cases. Case ids are never reused; `flags` are explained in `notes`.",
+    FILE,
+    group("posenc.Sinusoidal"),
     "kind encode: the encoding of `position` in each channel of `channels`: its true value in 40 significant digits "
-    "(`decimal`), and its correctly rounded bit pattern (hexadecimal, most significant digit first) in four formats.",
-    "kind phase: the upper 96 bits (hexadecimal) of the 128-bit phase of each pair of `pairs`, in fractions of a turn, "
-    "as posenc's PhasePlan defines it.",
+    "(`decimal`), and its correctly rounded bit pattern in four formats.",
+    PATTERNS,
+    PHASES,
     "kind add: `x` (row-major decimals, exact in all four formats) of `shape` plus its encoding, which is rounded to "
     "float32 (float64 for float64) first; the sum is rounded once. `decimal` is x plus the true encoding. Without "
-    "`positions` the position is the index in the last axis but one; given ones broadcast against shape[:-1].",
-    "position_dtype: `integer`, or the float format of the positions, which are then hexadecimal floats and mean "
-    "exactly the number they are.",
-    "range: [start, stop, step]; an implementation should be asked for the whole range in one call, and judged on the "
-    "rows of the cases.",
-    "tier: 1, a minimum for variants that compile for seconds; 2, for those that compile quickly; 3, the rest. "
-    "constructor: the named convention of posenc that must give this very specification.",
-    "A float parameter means the shortest decimal that names it.",
+    "`positions` the position is the index in the last axis but one; given ones, row-major `values` of a `shape`, "
+    "broadcast against shape[:-1].",
+    bounds("the output scale") + " A sum may be off by half a unit of itself in float32 (float64) more.",
+    *POSITIONS,
+    TIER,
+    "`constructor`: the named convention of posenc (`name`, with `arguments`) that must give this very specification.",
+    PARAMETERS,
 ]
 
 

@@ -1,39 +1,52 @@
 """What the vector files of biases and relative tables say about themselves, and what each of their flags hunts."""
 
+from vectors.notes import DTYPES, FILE, PARAMETERS, PATTERNS, TIER, group, note
 from vectors.notes import NOTES as SHARED
-from vectors.notes import note
 
+CONSTRUCTOR = (
+    "`constructor`: the method of the class (`name`, with `arguments`) that must give this very specification."
+)
 COMMON = [
-    "A group has a specification (`spec`: every field of posenc's canonical JSON; the class that it names documents "
-    "them) and cases. Case ids are never reused; `flags` are explained in `notes`.",
+    FILE,
+    group("the class that it names"),
     "Every case is one question: `query` and `key` are positions, row-major `values` of `shape` (`(*B, length)`, or "
     "`(*B, length, axes)`), or a `range` [start, stop, step]; leading axes are the same, or 1, or one side has none. "
     "`shape` is that of the whole answer.",
-    "tier: 1, a minimum for variants that compile for seconds; 2, for those that compile quickly; 3, the rest.",
+    PATTERNS,
+    DTYPES,
+    TIER,
 ]
 ROWS = (
-    "kind rows: `(*B, Q, K)` integers, the row of a table that each pair reads; -1 where it has none. All of them are "
-    "given; they are the same integers everywhere."
+    "kind rows: `(*B, Q, K)` integers (`rows`), the row of a table that each pair reads; -1 where it has none. All of "
+    "them are given; they are the same integers everywhere."
 )
 OUTSIDE = (
-    "outside: true where a pair has no row and that is a mistake: positions on the host are refused; what is given is "
-    "the answer where values cannot be looked at, in a trace or on an accelerator."
+    "`outside`: true where a pair has no row and that is a mistake: positions on the host are refused; what is given "
+    "is the answer where values cannot be looked at, in a trace or on an accelerator."
 )
 WEIGHTS = (
     "kind bias: `(*B, heads, Q, K)` numbers of `weights`, which has `numerators` * 2^-`power` in rows of `shape`, "
-    "exact in its `dtype`: each is rounded once to the format of the answer, and all bit patterns are given "
-    "(hexadecimal, most significant digit first); `nan` is any NaN."
+    "exact in its `dtype`: each is rounded once to the format of the answer, and all bit patterns are given; "
+    "`nan` is any NaN. They are these very bits everywhere, in a trace and on an accelerator, too."
 )
 SLOPES = (
     "kind bias: `(*B, heads, Q, K)` slopes times integers: of each entry of `entries` (flat indices; without it, of "
-    "all) the true value in 40 significant digits (`decimal`), and its correctly rounded bit pattern (hexadecimal, "
-    "most significant digit first) in four formats. A float parameter means the shortest decimal that names it."
+    "all) the true value in 40 significant digits (`decimal`), and its correctly rounded bit pattern in four formats."
+)
+BOUNDS = (
+    "An implementation on the host should give these very bits in float32, bfloat16 and float16, and in float64 be "
+    "within one unit in the last place. One that rounds slope and product to float32, as in a trace or on an "
+    "accelerator, should be within 2^-22 of the value, plus half a unit of a narrower format; in float32 distance 1 is "
+    "then the slope itself, correctly rounded. Distance 0 is +0.0 everywhere."
 )
 
 ALIBI_ABOUT = [
     "Vectors of ALiBi, for implementations in any language. They are in the public domain.",
     SLOPES,
+    BOUNDS,
     *COMMON,
+    CONSTRUCTOR,
+    PARAMETERS,
 ]
 T5_ABOUT = [
     "Vectors of T5's relative attention bias, for implementations in any language. They are in the public domain.",
@@ -48,13 +61,15 @@ RELATIVE_ABOUT = [
     WEIGHTS,
     OUTSIDE,
     *COMMON,
+    CONSTRUCTOR,
 ]
 
-POSITIONS = {
-    name: SHARED[name]
-    for name in ("NegativePosition", "PastBfloat16", "PastFloat16", "PastFloat32", "GreatestPosition")
-}
+POSITIONS = {name: SHARED[name] for name in ("PastBfloat16", "PastFloat16", "PastFloat32", "GreatestPosition")}
 POSITIONS |= {
+    "NegativePosition": note(
+        "positions before 0 are clamped, wrapped, or read as unsigned",
+        "pairs of which one stands before 0 are taken to be nearer, or farther, than they are",
+    ),
     "LongContext": note("distances pass through a format of 16 bits", "neighbours collide"),
     "OwnPositions": note(
         "positions of a batch row are ignored, or those of the first row stand for all",

@@ -5,31 +5,32 @@ from vectors.notes import note
 
 ABOUT = [
     "Vectors of rotary position embeddings, for implementations in any language. They are in the public domain.",
-    "A group has a specification (`spec`: every field of posenc's canonical JSON; posenc.Rope documents them) and "
-    "cases. Case ids are never reused; `flags` are explained in `notes`.",
-    "frequencies, magnitude, softmax_factor: what the specification comes to, in radians per position of every pair: "
-    "40 significant digits, and correctly rounded to float64. Given with the first group of a specification; an "
+    notes.FILE,
+    notes.group("posenc.Rope"),
+    "`frequencies`, `magnitude`, `softmax_factor`: what the specification comes to, in radians per position of every "
+    "pair: 40 significant digits, and correctly rounded to float64. Given with the first group of a specification; an "
     "implementation that fails should compare these first. The sign of a rotation backwards is not in them.",
     "kind table: cosines and sines of `position`, times the magnitude. With n pairs, `channels` 0 to n-1 are the "
     "cosines of pairs 0 to n-1, n to 2n-1 their sines: the true value in 40 significant digits (`decimal`), and its "
-    "correctly rounded bit pattern (hexadecimal, most significant digit first) in four formats.",
-    "kind phase: the upper 96 bits (hexadecimal) of the 128-bit phase of each pair of `pairs`, in fractions of a turn, "
-    "as posenc's PhasePlan defines it.",
-    "kind rotate: `x` (row-major decimals, exact in every format of `dtypes`) of `shape`, turned by the `table` given: "
-    "cosines and sines of `table.shape`, row-major bit patterns of `table.dtype`. `decimal` is the exact result on "
-    "this table. head_axis is the axis of the heads in x, null where there is none; the axes of the table but the last "
-    "are those of x without heads and channels, or the last of them, or none; a 1 serves every index.",
-    "kind turn: the same from `positions` instead of a table: `decimal` is the exact rotation.",
-    "dtypes: the formats in which a group should be asked (all four where it does not say). Channels that do not turn "
-    "are copied, bit for bit. Products in float32 (float64 for float64) and one rounding at the end keep the error of "
-    "a rotation below 2^-22 (2^-51) * magnitude * max(|u|, |v|) plus half a unit, on the table given.",
-    "position_dtype: `integer`, or the float format of the positions, which are then hexadecimal floats and mean "
-    "exactly the number they are.",
-    "range: [start, stop, step]; an implementation should be asked for the whole range in one call, and judged on the "
-    "rows of the cases.",
-    "tier: 1, a minimum for variants that compile for seconds; 2, for those that compile quickly; 3, the rest. "
-    "constructor: the method of posenc.Rope, of the specification `of` where one is given, that must give this one.",
-    "A float parameter means the shortest decimal that names it.",
+    "correctly rounded bit pattern in four formats.",
+    notes.PATTERNS,
+    notes.bounds("the magnitude"),
+    notes.PHASES,
+    "kind rotate: `x` (row-major decimals, exact in every format of `dtypes`) of `shape`, turned by the `table` "
+    "given: cosines and sines (`cos`, `sin`) of its own `shape`, row-major bit patterns of its `dtype`. `decimal` is "
+    "the exact result on this table. `head_axis` is the axis of the heads in x, null where there is none; the axes of "
+    "the table but the last are those of x without heads and channels, or the last of them, or none; a 1 serves every "
+    "index.",
+    "kind turn: the same from `positions`, row-major `values` of a `shape`, instead of a table: `decimal` is the exact "
+    "rotation.",
+    f"{notes.DTYPES} Channels that do not turn are copied, bit for bit. Products in float32 (float64 for float64) and "
+    "one rounding at the end keep the error of a rotation below 2^-22 (2^-51) * magnitude * max(|u|, |v|) plus half "
+    "a unit, on the table given.",
+    *notes.POSITIONS,
+    notes.TIER,
+    "`constructor`: the method of posenc.Rope (`name`, with `arguments`), of the specification `of` where one is "
+    "given, that must give this one.",
+    notes.PARAMETERS,
 ]
 
 SHARED = ["NegativePosition", "PastBfloat16", "PastFloat16", "LongContext", "PastFloat32", "GreatestPosition"]

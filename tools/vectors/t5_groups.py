@@ -122,6 +122,8 @@ def shapes(book: T5Book) -> None:
         steps += [(range(30), range(0, 120, 2)), (list(range(-20, 20)), list(range(2**24, 2**24 + 30)))]
         steps += [(list(range(30)), list(range(29, -1, -1)))]
         book.t5("progression", rule, steps, flags=["Progression"])
+    for side in SIDES:  # a long way in, where float32 has every other integer
+        book.t5("decode", Rule(32, 128, side), [([2**24 + 41], range(2**24 + 1, 2**24 + 44))], flags=["Decode"])
 
 
 def weights(book: T5Book) -> None:
