@@ -1,4 +1,4 @@
-"""Groups of vectors made in a test by exact arithmetic, for any specification; and the comparison of bits."""
+"""Groups of vectors made in a test by exact arithmetic, for any specification; and the comparison with an answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 
 from posenc.conformance.cases import NAN, PHASE, ROWS, Case, Group, Weights
-from posenc.conformance.judge import Disagreement
+from posenc.conformance.judge import Disagreement, judge
 from posenc.conformance.protocol import DTYPES, Positions, decoded, encoded
 from posenc.spec.exact import round_to
 from tests.columns import REFERENCE, numpy_dtype
@@ -25,6 +25,19 @@ def same_bits(host, expected, received, what):
         index = next(i for i, (a, b) in enumerate(zip(wanted[2], got[2], strict=True)) if a != b) // width
         bits = [data[index * width : (index + 1) * width][::-1].hex() for data in (got[2], wanted[2])]
         raise Disagreement(f"{what}, entry {index}", *bits, limit="identical bits")
+
+
+def agree(subject, mode, group, dtype):
+    """Every case of a group is answered, and rightly."""
+    verdicts = list(judge(subject, mode, group, dtype))
+    assert [str(v.disagreement) for v in verdicts if v.disagreement is not None] == []
+    assert len(verdicts) == len(group.cases)
+
+
+def array_of(host, answer):
+    """What the judge hands over, as an array of a framework."""
+    entries = np.frombuffer(answer.data, numpy_dtype(answer.dtype)).reshape(answer.shape)
+    return host.array(entries.astype(float) if host.name == "torch" else entries, answer.dtype)
 
 
 def group_of(spec, positions, dtype="integer", rows=None, kind="encode"):

@@ -93,13 +93,27 @@ def test_a_conformant_column(posenc):
         rows = [line for line in lines if line.split()[0] == family]
         assert [line.split()[3] for line in rows] == [*integers, *DTYPES]
         assert all(line.endswith("conformant") and "not" not in line for line in rows)
-        assert all((" 0 ulp" in line) == (line.split()[3] not in INTEGERS) for line in rows if "float64" not in line)
         assert all((" of the bound" in line) == (family == "rope") for line in rows if "phase" not in line)
-        assert all(" 0 rows" in line for line in rows if line.split()[3] == "rows")
+        for line in rows:  # float positions have a bound in every format, as has float64 where it is computed
+            dtype = line.split()[3]
+            bounded = family in ("sinusoidal", "rope") or (family == "alibi" and dtype == "float64")
+            assert ("  identical  " in line) == (dtype in INTEGERS or not bounded)
+            assert (" ulp" in line) == ("identical" not in line)
+            assert " 0 ulp" in line or "identical" in line or dtype == "float64"
     assert [line.split()[0] for line in lines[1:-1]] == sorted(
         (line.split()[0] for line in lines[1:-1]), key=FAMILIES.index
     )
     assert lines[-1].startswith("numpy conforms in ")
+
+
+def test_a_traced_column_shows_the_share_of_a_bound_where_there_is_one(posenc):
+    code, out, _ = posenc("check", "--column", "jax:jit")
+    assert code == 0
+    for family, _, _, dtype, _, *distance in (line.split() for line in out.splitlines()[1:-1]):
+        if dtype in INTEGERS or family in ("t5", "relative"):
+            assert distance == ["identical", "conformant"]
+        else:
+            assert distance[1:] == ["of", "the", "bound", "conformant"]
 
 
 def test_a_wrong_column_is_named_with_the_case(posenc):
@@ -109,6 +123,11 @@ def test_a_wrong_column_is_named_with_the_case(posenc):
         "wrong:order: sinusoidal.vaswani/0042, channel 1, float64: expected 1.0 (0x3ff0000000000000), received 0.0"
         in out
     )
+    distances = {
+        (line.split()[0], line.split()[3]): line for line in out.splitlines() if line.split()[1:2] == ["wrong"]
+    }
+    assert "  not identical  " in distances["relative", "rows"]
+    assert " ulp  " in distances["sinusoidal", "float32"]
     report_ = report_of(posenc, WRONG)
     for what in (
         "rope.given.rotate/0001, entry 0, float32: expected ",

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import pytest
 
 from posenc.conformance.bounds import N1, N2, bound
-from posenc.conformance.cases import PHASE, sinusoidal
+from posenc.conformance.cases import PHASE, vectors
 from posenc.conformance.judge import Disagreement, Question, check_value, judge
 from posenc.conformance.protocol import DTYPES, Answer, decoded, encoded, ordinal, unit
 from tests.wrong import formula, precision, state
 from tests.wrong.plain import Plain
 
-VECTORS = sinusoidal()
+VECTORS = vectors("sinusoidal")
 CASES = {case.id: group for group in VECTORS.groups for case in group.cases}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import struct
+from dataclasses import replace
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -13,9 +14,10 @@ import pytest
 from posenc.conformance.bounds import N1, N2, N2_ACCELERATOR, limit
 from posenc.conformance.cases import ROWS, vectors
 from posenc.conformance.judge import Disagreement, judge
-from posenc.conformance.protocol import DTYPES, decoded, unit
-from tests.wrong import distance_buckets, distance_rows, distance_slopes
+from posenc.conformance.protocol import DTYPES, Positions, decoded, unit
+from tests.wrong import distance_buckets, distance_positions, distance_rows, distance_slopes
 from tests.wrong.distance_plain import PlainDistance, PlainT5
+from tests.wrong.learned_plain import PlainTable
 
 FAMILIES = {family: vectors(family).groups for family in ("alibi", "t5", "relative")}
 CASES = {case.id: (group, case) for groups in FAMILIES.values() for group in groups for case in group.cases}
@@ -44,6 +46,7 @@ WRONG = [
     Wrong(distance_slopes.OffByOne, "float32", "alibi.decode.bias/0001", "Decode"),
     Wrong(distance_slopes.LastRowForAll, "float32", "alibi.causal.bias/0014", "Anchor"),
     Wrong(distance_slopes.Anchored, "float32", "alibi.causal.bias/0001", "Causal"),
+    Wrong(distance_slopes.CountedFromQuery, "float32", "alibi.anchored.bias/0001", "Anchored"),
     Wrong(distance_slopes.OneDirection, "float32", "alibi.symmetric.bias/0001", "Symmetric"),
     Wrong(distance_slopes.NegativeZero, "float32", "alibi.symmetric.bias/0001", "ZeroSign"),
     Wrong(distance_slopes.Wrapped, "float32", "alibi.causal.far.bias/0001", "FarApart"),
@@ -57,6 +60,10 @@ WRONG = [
     Wrong(distance_slopes.Float64Unchecked, "float16", "alibi.midpoint.bias/0033", "MidpointFloat16"),
     Wrong(distance_slopes.TwoRoundings, "bfloat16", "alibi.double_rounding.bias/0001", "DoubleRounding"),
     Wrong(distance_slopes.TwoRoundings, "float16", "alibi.double_rounding.bias/0007", "DoubleRounding"),
+    Wrong(distance_slopes.Float64Powers, "bfloat16", "alibi.max_bias.bias/0007", "RationalSlope"),
+    Wrong(distance_slopes.TiesAwayFromZero, "bfloat16", "alibi.tie.bias/0001", "Tie"),
+    Wrong(distance_slopes.TiesAwayFromZero, "float16", "alibi.tie.bias/0001", "Tie"),
+    Wrong(distance_slopes.TiesAwayFromZero, "float32", "alibi.tie.bias/0001", "Tie"),
     Wrong(distance_slopes.Clamped, "float16", "alibi.overflow.bias/0001", "Overflow"),
     Wrong(distance_slopes.Flushed, "float16", "alibi.underflow.bias/0001", "Underflow"),
     Wrong(distance_buckets.AlwaysBothSides, ROWS, "t5.default/0006", "Causal"),
@@ -65,11 +72,17 @@ WRONG = [
     Wrong(distance_buckets.NotLimited, ROWS, "t5.default/0002", "LastBucket"),
     Wrong(distance_buckets.Float64Logarithm, ROWS, "t5.edge/0001", "Float64Bucket"),
     Wrong(distance_buckets.LowLogarithm, ROWS, "t5.default/0002", "Tie"),
+    Wrong(distance_buckets.LowLogarithm, ROWS, "t5.edge/0013", "Float32Bucket"),
+    Wrong(distance_buckets.HalfRoundedUp, ROWS, "t5.buckets/0003", "Buckets"),
     Wrong(distance_buckets.Rounded, ROWS, "t5.default/0002", "Tie"),
     Wrong(distance_buckets.NoEpsilon, ROWS, "t5.epsilon/0002", "Epsilon"),
     Wrong(distance_buckets.Epsilon, ROWS, "t5.epsilon/0001", "Epsilon"),
     Wrong(distance_buckets.EveryRankFirst, "float32", "t5.default.bias/0001", "HeadOrder"),
     Wrong(distance_buckets.Transposed, "float32", "t5.square.bias/0001", "HeadOrder"),
+    Wrong(distance_buckets.EveryRankFirst, "float32", "relative.swin.bias/0001", "HeadOrder"),
+    Wrong(distance_buckets.FirstRowForAll, "float32", "alibi.shape.bias/0002", "OwnPositions"),
+    Wrong(distance_buckets.FirstRowForAll, ROWS, "relative.shaw/0005", "OwnPositions"),
+    Wrong(distance_buckets.WeightsClamped, "float16", "t5.rounding.bias/0002", "Overflow"),
     Wrong(distance_buckets.DroppedInDecoding, "float32", "t5.decode.bias/0002", "Decode"),
     Wrong(distance_buckets.DecodesFromZero, ROWS, "t5.decode/0001", "Decode"),
     Wrong(distance_buckets.FirstRowForAll, ROWS, "t5.shape/0001", "OwnPositions"),
@@ -95,6 +108,33 @@ WRONG = [
     Wrong(distance_rows.AbsolutePositions, ROWS, "relative.transformer_xl/0007", "BothDirections"),
     Wrong(distance_rows.OtherEnd, ROWS, "relative.music/0003", "Skew"),
     Wrong(distance_rows.Limited, ROWS, "relative.transformer_xl/0010", "NoRow"),
+    Wrong(distance_positions.Bfloat16Positions, "float32", "alibi.causal.bias/0015", "PastBfloat16"),
+    Wrong(distance_positions.Bfloat16Positions, ROWS, "t5.edge/0007", "PastBfloat16"),
+    Wrong(distance_positions.Bfloat16Positions, ROWS, "relative.swin/0002", "PastBfloat16"),
+    Wrong(distance_positions.Float16Positions, "float32", "alibi.causal.bias/0015", "PastFloat16"),
+    Wrong(distance_positions.Float16Positions, ROWS, "t5.default/0005", "PastFloat16"),
+    Wrong(distance_positions.Float16Positions, ROWS, "relative.swin/0002", "PastFloat16"),
+    Wrong(distance_positions.Float32Positions, "float32", "alibi.causal.far.bias/0001", "PastFloat32"),
+    Wrong(distance_positions.Float32Positions, ROWS, "t5.decode/0005", "PastFloat32"),
+    Wrong(distance_positions.Float32Positions, ROWS, "relative.shaw/0023", "PastFloat32"),
+    Wrong(distance_positions.BelowZeroClamped, "float32", "alibi.causal.bias/0015", "NegativePosition"),
+    Wrong(distance_positions.BelowZeroClamped, ROWS, "t5.default/0002", "NegativePosition"),
+    Wrong(distance_positions.BelowZeroClamped, ROWS, "relative.swin/0002", "NegativePosition"),
+    Wrong(distance_positions.Int16Positions, ROWS, "t5.default/0005", "LongContext"),
+    Wrong(distance_positions.Bfloat16Distances, "float32", "alibi.causal.bias/0015", "LongContext"),
+    Wrong(distance_positions.Bfloat16Distances, ROWS, "relative.shaw/0023", "LongContext"),
+    Wrong(distance_positions.EndsExcluded, "float32", "alibi.causal.far.bias/0001", "GreatestPosition"),
+    Wrong(distance_positions.EndsExcluded, ROWS, "t5.default/0005", "GreatestPosition"),
+    Wrong(distance_positions.EndsExcluded, ROWS, "relative.shaw/0002", "GreatestPosition"),
+    Wrong(distance_positions.LeadingAxesExchanged, "float32", "alibi.shape.bias/0006", "Shape"),
+    Wrong(distance_positions.LeadingAxesExchanged, ROWS, "t5.shape/0006", "Shape"),
+    Wrong(distance_positions.LeadingAxesExchanged, ROWS, "relative.swin/0026", "Shape"),
+    Wrong(distance_positions.DiagonalOfSquare, "float32", "alibi.progression.bias/0001", "Progression"),
+    Wrong(distance_positions.DiagonalOfSquare, ROWS, "t5.progression/0001", "Progression"),
+    Wrong(distance_positions.DiagonalOfSquare, ROWS, "relative.shaw/0007", "Progression"),
+    Wrong(distance_positions.DiagonalFromZero, "float32", "alibi.progression.bias/0001", "Progression"),
+    Wrong(distance_positions.DiagonalFromZero, ROWS, "t5.progression/0005", "Progression"),
+    Wrong(distance_positions.DiagonalFromZero, ROWS, "relative.shaw/0014", "Progression"),
 ]
 
 
@@ -121,13 +161,23 @@ def test_a_wrong_bias_is_caught_by_the_case_that_hunts_it(wrong):
 def test_every_wrong_bias_is_tried_and_says_where_it_comes_from():
     kinds = {
         kind
-        for module in (distance_slopes, distance_buckets, distance_rows)
+        for module in (distance_slopes, distance_buckets, distance_rows, distance_positions)
         for kind in vars(module).values()
         if inspect.isclass(kind) and issubclass(kind, PlainDistance) and vars(kind).get("reports")
     }
     assert kinds == {wrong.subject for wrong in WRONG}
     for kind in kinds:
         assert all(report.startswith(("https://", "no report: ")) for report in kind.reports), kind
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_flag_has_a_wrong_bias_that_it_catches(family):
+    """What a model does with a bias is not among them: one in the cross-attention of T5, as in PEB-305 of the reports
+    (https://github.com/guillaume-be/rust-bert/pull/171), is the right answer to a question that should not be asked.
+    """
+    hunted = {wrong.flag for wrong in WRONG if wrong.case.startswith(family)}
+    used = {flag for group in FAMILIES[family] for case in group.cases for flag in case.flags}
+    assert used - hunted == set()
 
 
 def small(group, size):
@@ -237,6 +287,66 @@ def test_a_pair_outside_is_refused_on_the_host_and_has_no_row_in_a_trace(identif
 
 def test_there_are_pairs_outside_of_both_kinds():
     assert {CASES[identifier][0].kind for identifier in OUTSIDE} == {ROWS, "bias"}
+
+
+LOOKUPS = {case.id: (group, case) for group in vectors("learned").groups for case in group.cases if case.outside}
+
+
+class Changed:
+    """A subject, every answer of which is changed."""
+
+    def __init__(self, right, change):
+        self.right, self.change = right, change
+
+    def __getattr__(self, name):
+        return lambda *question: self.change(lambda: getattr(self.right, name)(*question))
+
+
+def busy(_):
+    raise ValueError("no memory")
+
+
+def ones(answered):
+    """All bits set, where there is an answer."""
+    answer = answered()
+    return answer._replace(data=b"\xff" * len(answer.data))
+
+
+@pytest.mark.parametrize("identifier", [*OUTSIDE, *LOOKUPS])
+def test_a_refusal_for_another_reason_is_none(identifier):
+    """What is left without the positions outside is asked, and judged as any question."""
+    group, case = (CASES | LOOKUPS)[identifier]
+    own = replace(group, cases=(case,))
+    dtype = ROWS if group.kind == ROWS else "float32"
+    right = PlainTable() if group.kind == "lookup" else PlainDistance()
+    (verdict,) = judge(right, N1, own, dtype)
+    assert (verdict.case, verdict.disagreement) == (case, None)
+    (verdict,) = judge(Changed(right, busy), N1, own, dtype)
+    nothing_left = identifier == "learned.roberta.lookup/0002"  # its one position is outside
+    assert (verdict.disagreement is None) == nothing_left
+    if not nothing_left:
+        sentence = f"{identifier}, inside: expected an answer, as nothing is outside, received ValueError: no memory"
+        assert str(verdict.disagreement) == sentence
+        (verdict,) = judge(Changed(right, ones), N1, own, dtype)
+        assert verdict.disagreement.where.startswith(f"{identifier}, inside, entry 0")
+
+
+@pytest.mark.parametrize("kind", [ROWS, "bias"])
+def test_what_is_left_of_a_batch_is_of_its_first_row(kind):
+    """Leading axes, which no vector outside has: two rows, the second of which is all outside."""
+    _, case = CASES["relative.swin/0027" if kind == ROWS else "relative.swin.bias/0002"]
+    group = next(group for group in FAMILIES["relative"] if group.kind == kind and case in group.cases)
+    query, key = (
+        Positions("integer", (2, *places.shape), [*places.values, *(70000 + 9 * k for k in range(len(places.values)))])
+        for places in (case.query, case.key)
+    )
+    dtype = ROWS if kind == ROWS else "float32"
+    words = case.expected[dtype]
+    both = replace(case, query=query, key=key, shape=(2, *case.shape), channels=tuple(range(2 * len(words))))
+    both = replace(both, expected={dtype: (*words, *(-1 for _ in words))})
+    assert [v.disagreement for v in judge(PlainDistance(), N1, replace(group, cases=(both,)), dtype)] == [None]
+    (verdict,) = judge(Changed(PlainDistance(), busy), N1, replace(group, cases=(both,)), dtype)
+    assert "inside: expected an answer" in str(verdict.disagreement)
 
 
 # --- Bounds ---

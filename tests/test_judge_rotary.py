@@ -10,14 +10,14 @@ from typing import NamedTuple
 import pytest
 
 from posenc.conformance.bounds import N1, N2, N2_ACCELERATOR, limit
-from posenc.conformance.cases import PHASE, rope
+from posenc.conformance.cases import PHASE, vectors
 from posenc.conformance.judge import Disagreement, judge
 from posenc.conformance.protocol import DTYPES, Answer, Table, decoded, encoded
 from posenc.spec.exact import round_to
 from tests.wrong import rotary_formula, rotary_precision, rotary_turn, rotary_yarn
 from tests.wrong.rotary_plain import Frequencies, PlainRotation
 
-VECTORS = rope()
+VECTORS = vectors("rope")
 CASES = {case.id: (group, case) for group in VECTORS.groups for case in group.cases}
 
 

@@ -26,7 +26,7 @@ from posenc.conformance.judge import judge
 from posenc.conformance.protocol import DTYPES, Answer, decoded
 from posenc.spec.exact import round_to
 from tests.columns import TRACED, every_host, numpy_dtype, parameter, subject
-from tests.groups import bias_of, numbers_of, rows_of
+from tests.groups import agree, array_of, bias_of, numbers_of, rows_of
 from tests.wrong import distance_buckets, distance_rows, distance_slopes
 from tests.wrong.distance_plain import PlainDistance
 
@@ -160,7 +160,7 @@ class Called:
         return Answer(*self.host.read(self.host.module.rows(spec, *map(self.places, (query, key)))))
 
     def bias(self, spec, query, key, weights, dtype):
-        own = None if weights is None else self.array(weights)
+        own = None if weights is None else array_of(self.host, weights)
         places = map(self.places, (query, key))
         return Answer(*self.host.read(self.host.module.bias(spec, *places, weights=own, dtype=dtype)))
 
@@ -169,16 +169,6 @@ class Called:
             return given_.values
         values = np.array(given_.values, np.int64).reshape(given_.shape)
         return self.host.array(values, "int32") if self.arrays else values.tolist()
-
-    def array(self, answer):
-        entries = np.frombuffer(answer.data, numpy_dtype(answer.dtype)).reshape(answer.shape)
-        return self.host.array(entries.astype(float) if self.host.name == "torch" else entries, answer.dtype)
-
-
-def agree(subject, mode, group, dtype):
-    verdicts = list(judge(subject, mode, group, dtype))
-    assert [str(v.disagreement) for v in verdicts if v.disagreement is not None] == []
-    assert len(verdicts) == len(group.cases)
 
 
 @every_host

@@ -22,7 +22,7 @@ from posenc.spec import resampling
 from posenc.spec.exact import round_to
 from posenc.spec.resampling import METHODS
 from tests.columns import MATRIX, TRACED, every_host, numpy_dtype, parameter, subject
-from tests.groups import pattern
+from tests.groups import agree, array_of, pattern
 from tests.wrong import learned_rows, resized
 from tests.wrong.learned_plain import PlainTable
 
@@ -133,20 +133,12 @@ class Called:
         if not isinstance(places, range):
             places = np.array(places, np.int64).reshape(positions.shape)
             places = self.host.array(places, "int32") if self.arrays else places.tolist()
-        return Answer(*self.host.read(self.host.module.lookup(spec, self.array(weights), places)))
+        return Answer(*self.host.read(self.host.module.lookup(spec, array_of(self.host, weights), places)))
 
     def resize(self, spec, weights, shape, method):
-        return Answer(*self.host.read(self.host.module.resize(spec, self.array(weights), shape, method=method)))
-
-    def array(self, answer):
-        entries = np.frombuffer(answer.data, numpy_dtype(answer.dtype)).reshape(answer.shape)
-        return self.host.array(entries.astype(float) if self.host.name == "torch" else entries, answer.dtype)
-
-
-def agree(subject, mode, group, dtype):
-    verdicts = list(judge(subject, mode, group, dtype))
-    assert [str(v.disagreement) for v in verdicts if v.disagreement is not None] == []
-    assert len(verdicts) == len(group.cases)
+        return Answer(
+            *self.host.read(self.host.module.resize(spec, array_of(self.host, weights), shape, method=method))
+        )
 
 
 @every_host

@@ -27,7 +27,7 @@ from posenc.conformance.cases import PHASE
 from posenc.conformance.judge import Disagreement, judge
 from posenc.conformance.protocol import DTYPES, Answer, Table, encoded
 from tests.columns import OTHERS, REFERENCE, TRACED, every_host, numpy_dtype, parameter, subject
-from tests.groups import group_of, phases_of, rotations_of, same_bits
+from tests.groups import agree, array_of, group_of, phases_of, rotations_of, same_bits
 
 FACTORS = st.sampled_from([1.0, 4.0, 40.0]) | st.floats(1, 100)
 LENGTHS = st.sampled_from([64, 4096, 131072]) | st.integers(2, 10**6)
@@ -97,8 +97,8 @@ def ropes(draw):
 
 
 SMALL = st.integers(-300, 300)
-INTEGERS = SMALL | st.integers(1 - 2**31, 2**31 - 1) | st.sampled_from([0, 2**24 + 1, 2**31 - 1, 1 - 2**31, 65537])
-PLACES = st.lists(INTEGERS, min_size=6, max_size=6)
+WHOLE = SMALL | st.integers(1 - 2**31, 2**31 - 1) | st.sampled_from([0, 2**24 + 1, 2**31 - 1, 1 - 2**31, 65537])
+PLACES = st.lists(WHOLE, min_size=6, max_size=6)
 FLOATS = {"min_value": -(2.0**31), "max_value": 2.0**31, "exclude_min": True, "exclude_max": True, "width": 32}
 MOMENTS = st.lists(st.floats(**FLOATS), min_size=6, max_size=6)
 NORMAL = st.floats(**FLOATS, allow_subnormal=False)  # XLA takes subnormal numbers for zero, as devices do
@@ -116,18 +116,8 @@ class Called:
         return Table(*(Answer(*self.host.read(half)) for half in self.host.module.table(spec, own, dtype=dtype)))
 
     def rotate(self, spec, x, table, head_axis):
-        pair = self.host.module.Table(*(self.array(half) for half in table))
-        return Answer(*self.host.read(self.host.module.rotate(spec, self.array(x), pair, head_axis=head_axis)))
-
-    def array(self, answer):
-        entries = np.frombuffer(answer.data, numpy_dtype(answer.dtype)).reshape(answer.shape)
-        return self.host.array(entries.astype(float) if self.host.name == "torch" else entries, answer.dtype)
-
-
-def agree(subject, mode, group, dtype):
-    verdicts = list(judge(subject, mode, group, dtype))
-    assert [str(v.disagreement) for v in verdicts if v.disagreement is not None] == []
-    assert len(verdicts) == len(group.cases)
+        pair = self.host.module.Table(*(array_of(self.host, half) for half in table))
+        return Answer(*self.host.read(self.host.module.rotate(spec, array_of(self.host, x), pair, head_axis=head_axis)))
 
 
 # --- Tables ---
@@ -223,7 +213,7 @@ def questions(draw, shapes=SHAPES):
     size = math.prod(lead) * spec.head_dim
     x = np.resize(np.array(draw(st.lists(ENTRIES, min_size=11, max_size=11))), size)
     x = x.reshape(*lead, spec.head_dim).astype(numpy_dtype(dtype))
-    places = np.array(draw(st.lists(INTEGERS, min_size=math.prod(own), max_size=math.prod(own))), np.int64)
+    places = np.array(draw(st.lists(WHOLE, min_size=math.prod(own), max_size=math.prod(own))), np.int64)
     kind = draw(st.sampled_from(["float64" if dtype == "float64" else "float32", "bfloat16"]))
     waves = REFERENCE.module.table(spec, places.reshape(own), dtype=kind)
     table = Table(*(Answer(*REFERENCE.read(half)) for half in waves))

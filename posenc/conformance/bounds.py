@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from posenc.conformance.cases import Case, Group
 from posenc.conformance.protocol import unit
-from posenc.spec import Learned, Rope, Sinusoidal
+from posenc.spec import (
+    Alibi,
+    DebertaBuckets,
+    Learned,
+    MusicTransformerIndex,
+    Rope,
+    ShawClip,
+    Sinusoidal,
+    SwinIndex,
+    T5Bias,
+    TransformerXLIndex,
+)
 from posenc.spec.distance_plan import DistanceSpec
 from posenc.spec.exact import FORMATS
+
+Kind = TypeVar("Kind")
 
 
 class Mode(NamedTuple):
@@ -25,6 +38,17 @@ N2 = Mode("N2")
 N2_ACCELERATOR = Mode("N2", has_float64=False)
 
 IDENTICAL = Fraction(0), "identical bits"
+
+_PHASES: tuple[type[Sinusoidal | Rope], ...] = (Sinusoidal, Rope)
+_DISTANCES: tuple[type[DistanceSpec], ...] = (
+    Alibi,
+    T5Bias,
+    SwinIndex,
+    ShawClip,
+    DebertaBuckets,
+    TransformerXLIndex,
+    MusicTransformerIndex,
+)
 
 
 def limit(group: Group, case: Case, entry: int, dtype: str, mode: Mode) -> tuple[Fraction, str]:
@@ -92,7 +116,7 @@ def slope_bound(truth: float, dtype: str, mode: Mode, *, unit_distance: bool) ->
 
 
 def resize_bound(group: Group, case: Case, entry: int, dtype: str, mode: Mode) -> tuple[Fraction, str]:
-    """Four units of what the largest input of the channel has, for every input of the longest axis.
+    """n * 2^-22 (2^-51 in float64) of the largest input of the channel; n is the greatest size of grid or target.
 
     Rows that are kept are copied. On the host the order of the sums is given, and with it their bits.
     """
@@ -152,24 +176,23 @@ def _half_unit(truth: float, slack: Fraction, dtype: str) -> Fraction:
 
 
 def phases(group: Group) -> Sinusoidal | Rope:
-    if not isinstance(group.spec, Sinusoidal | Rope):
-        raise TypeError(f"{group.variant}: expected a specification of phases, received {group.spec!r}")
-    return group.spec
+    return _of(group, _PHASES, "phases")
 
 
 def rotary(group: Group) -> Rope:
-    if not isinstance(group.spec, Rope):
-        raise TypeError(f"{group.variant}: expected a specification of rotations, received {group.spec!r}")
-    return group.spec
+    return _of(group, (Rope,), "rotations")
 
 
 def distances(group: Group) -> DistanceSpec:
-    if isinstance(group.spec, Sinusoidal | Rope | Learned):
-        raise TypeError(f"{group.variant}: expected a specification of distances, received {group.spec!r}")
-    return group.spec
+    return _of(group, _DISTANCES, "distances")
 
 
 def learned(group: Group) -> Learned:
-    if not isinstance(group.spec, Learned):
-        raise TypeError(f"{group.variant}: expected a specification of a learned table, received {group.spec!r}")
+    return _of(group, (Learned,), "a learned table")
+
+
+def _of(group: Group, kinds: tuple[type[Kind], ...], what: str) -> Kind:
+    """The specification of a group, where it is of a kind that its questions have."""
+    if not isinstance(group.spec, kinds):
+        raise TypeError(f"{group.variant}: expected a specification of {what}, received {group.spec!r}")
     return group.spec

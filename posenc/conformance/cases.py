@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from posenc.conformance.protocol import DTYPES, Answer, Positions, Table, encoded
 from posenc.spec import from_json
+from posenc.spec.resampling import Method
 from posenc.spec.serialise import Spec
 
 PHASE, ROWS = "phase", "rows"
@@ -61,7 +62,7 @@ class Case:
     key: Positions | None = None
     weights: Weights | None = None
     target: tuple[int, ...] = ()
-    method: str = ""
+    method: Method | None = None
     outside: bool = False
 
 
@@ -128,16 +129,6 @@ def vectors(family: str) -> Vectors:
     return Vectors(record["family"], record["version"], hashlib.sha256(data).hexdigest(), groups)
 
 
-def sinusoidal() -> Vectors:
-    """The vectors of sinusoidal encodings."""
-    return vectors("sinusoidal")
-
-
-def rope() -> Vectors:
-    """The vectors of rotary embeddings."""
-    return vectors("rope")
-
-
 def _group(record: dict[str, Any]) -> Group:
     read = _READERS[record["kind"]]
     return Group(
@@ -153,37 +144,19 @@ def _group(record: dict[str, Any]) -> Group:
 
 
 def _row(record: dict[str, Any]) -> Case:
+    """One position: channels, or the phases of pairs, which are words."""
     return Case(
         record["id"],
         tuple(record["flags"]),
-        tuple(record["channels"]),
-        _patterns(record),
+        tuple(record["pairs" if "words" in record else "channels"]),
+        {PHASE: tuple(map(_pattern, record["words"]))} if "words" in record else _patterns(record),
         _truth(record),
         _position(record["position"]),
     )
 
 
-def _phase(record: dict[str, Any]) -> Case:
-    words = {PHASE: tuple(int(word, 16) for word in record["words"])}
-    return Case(
-        record["id"], tuple(record["flags"]), tuple(record["pairs"]), words, position=_position(record["position"])
-    )
-
-
-def _add(record: dict[str, Any]) -> Case:
-    return Case(
-        record["id"],
-        tuple(record["flags"]),
-        tuple(range(len(record["x"]))),
-        _patterns(record),
-        _truth(record),
-        shape=tuple(record["shape"]),
-        x=tuple(float(entry) for entry in record["x"]),
-        positions=_positions(record["positions"]),
-    )
-
-
-def _rotate(record: dict[str, Any]) -> Case:
+def _whole(record: dict[str, Any]) -> Case:
+    """A sum or a rotation: an answer of the shape of `x`."""
     return Case(
         record["id"],
         tuple(record["flags"]),
@@ -193,7 +166,7 @@ def _rotate(record: dict[str, Any]) -> Case:
         shape=tuple(record["shape"]),
         x=tuple(float(entry) for entry in record["x"]),
         positions=_positions(record.get("positions")),
-        head_axis=record["head_axis"],
+        head_axis=record.get("head_axis"),
         table=_table(record["table"]) if "table" in record else None,
     )
 
@@ -226,12 +199,12 @@ def _learned(record: dict[str, Any]) -> Case:
         positions=_positions(record.get("positions")),
         weights=_weights(record["weights"]),
         target=tuple(record.get("target", ())),
-        method=record.get("method", ""),
+        method=record.get("method"),
         outside=record.get("outside", False),
     )
 
 
-_READERS = {"encode": _row, "table": _row, PHASE: _phase, "add": _add, "rotate": _rotate, "turn": _rotate}
+_READERS = {"encode": _row, "table": _row, PHASE: _row, "add": _whole, "rotate": _whole, "turn": _whole}
 _READERS |= {ROWS: _pairs, "bias": _pairs, "lookup": _learned, "resize": _learned}
 
 

@@ -7,13 +7,14 @@ how far apart they are, or returns the distance it measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import NamedTuple, TypeVar
 
 from posenc.conformance.bounds import Mode, distances, learned, limit, phases, rotary
 from posenc.conformance.cases import NAN, PHASE, ROWS, Case, Group
-from posenc.conformance.protocol import WIDTHS, Answer, Subject, Table, decoded, encoded, ordinal
+from posenc.conformance.protocol import WIDTHS, Answer, Positions, Subject, Table, decoded, encoded, ordinal
 
 Part = TypeVar("Part")
 
@@ -25,9 +26,16 @@ class Distance(NamedTuple):
     error: float = 0.0
     share: float = 0.0
     """The error in units of what is allowed, where that is not identical bits."""
+    bounded: bool = False
+    """Whether anything but identical bits was allowed."""
 
     def worst(self, other: Distance) -> Distance:
-        return Distance(max(self.units, other.units), max(self.error, other.error), max(self.share, other.share))
+        return Distance(
+            max(self.units, other.units),
+            max(self.error, other.error),
+            max(self.share, other.share),
+            self.bounded or other.bounded,
+        )
 
 
 class Disagreement(AssertionError):
@@ -75,7 +83,7 @@ def judge(subject: Subject, mode: Mode, group: Group, dtype: str) -> Iterator[Ve
     if not group.of_one_call:
         for case in group.cases:
             if case.outside and mode.name == "N1":
-                yield _refusal(subject, group, case, dtype)
+                yield _refusal(subject, mode, group, case, dtype)
             else:
                 yield verdict(Question(group, case, mode, dtype, case.shape), _entries(subject, group, case, dtype))
         return
@@ -108,7 +116,7 @@ def _entries(subject: Subject, group: Group, case: Case, dtype: str) -> Answer:
         table_ = _given(case, case.weights).answer(dtype)
         if group.kind == "lookup":
             return subject.lookup(learned(group), table_, _given(case, case.positions))
-        return subject.resize(learned(group), table_, case.target, case.method)
+        return subject.resize(learned(group), table_, case.target, _given(case, case.method))
     x = Answer(dtype, case.shape, encoded(case.x, dtype))
     if group.kind == "add":
         return subject.add(phases(group), x, case.positions)
@@ -124,14 +132,52 @@ def _given(case: Case, part: Part | None) -> Part:
     return part
 
 
-def _refusal(subject: Subject, group: Group, case: Case, dtype: str) -> Verdict:
-    """Of a question that has no answer on the host: the sentence that refuses it is the right one."""
+def _refusal(subject: Subject, mode: Mode, group: Group, case: Case, dtype: str) -> Verdict:
+    """Of a question that has no answer on the host: it is refused, and because of what is outside.
+
+    The sentence is not judged. That nothing else is refused is: what the question is without the positions outside
+    has to be answered, and rightly.
+    """
     try:
         answer = _entries(subject, group, case, dtype)
     except (ValueError, IndexError):
-        return Verdict(case, Distance(), None)
+        own = _inside(group, case, dtype)
+        if not own.channels:
+            return Verdict(case, Distance(), None)
+        try:
+            found = verdict(Question(group, own, mode, dtype, own.shape), _entries(subject, group, own, dtype))
+        except (ValueError, IndexError) as error:
+            wrong = Disagreement(own.id, f"{type(error).__name__}: {error}", "an answer, as nothing is outside")
+            return Verdict(case, Distance(), wrong)
+        return found._replace(case=case)
     got = f"an array of shape {tuple(answer.shape)}"
     return Verdict(case, Distance(), Disagreement(case.id, got, "a ValueError or an IndexError"))
+
+
+def _inside(group: Group, case: Case, dtype: str) -> Case:
+    """The positions of a lookup that have a row; or one query, in the first row of a batch, with the keys it has."""
+    words = case.expected[dtype]  # rows that are not there and NaNs are the same number
+    if group.kind == "lookup":
+        places, dim = _given(case, case.positions), case.shape[-1]
+        kept = [k for k in range(len(places.values)) if words[k * dim] != NAN]
+        entries = [k * dim + channel for k in kept for channel in range(dim)]
+        own = replace(case, positions=_taken(places, 1, kept), shape=(len(kept), dim))
+    else:
+        (queries, keys), heads = case.shape[-2:], case.shape[-3:-2] if group.kind == "bias" else ()
+        rows = [[k for k in range(keys) if words[q * keys + k] != NAN] for q in range(queries)]
+        q = max(range(queries), key=lambda q: len(rows[q]))
+        entries = [(head * queries + q) * keys + k for head in range(math.prod(heads)) for k in rows[q]]
+        axes = len(distances(group).plan().axes)
+        query, key = (_taken(_given(case, x), axes, n) for x, n in ((case.query, [q]), (case.key, rows[q])))
+        own = replace(case, query=query, key=key, shape=(*heads, 1, len(rows[q])))
+    expected = {dtype: tuple(words[entry] for entry in entries)}
+    return replace(own, id=f"{case.id}, inside", channels=tuple(range(len(entries))), expected=expected, outside=False)
+
+
+def _taken(places: Positions, axes: int, chosen: Sequence[int]) -> Positions:
+    """Some positions, the first of a batch being 0."""
+    values = [int(places.values[k * axes + axis]) for k in chosen for axis in range(axes)]
+    return Positions(places.dtype, (len(chosen), axes) if axes > 1 else (len(chosen),), values)
 
 
 def verdict(question: Question, answer: Answer | Table) -> Verdict:
@@ -205,18 +251,17 @@ def check_value(question: Question, got: int, entry: int) -> Distance:
         return Distance()
     wanted = decoded(expected, dtype)
     shown = f"{value!r} ({got:#x})", f"{wanted!r} ({expected:#x})"
-    if not math.isfinite(value) and got != expected:
+    if got != expected and not (math.isfinite(value) and (case.truth or math.isfinite(wanted))):
         raise Disagreement(where, *shown)
     allowed, formula = limit(group, case, entry, dtype, mode)
     if not math.isfinite(value) or (not allowed and got == expected):
         wide = case.expected.get("float64")  # not there where what is expected is a copy
         if wide is None or not math.isfinite(value):
-            return Distance()
+            return Distance(bounded=bool(allowed))
         return Distance(0, abs(value - decoded(wide[entry], "float64")))
     error = abs(Fraction(value) - (case.truth[entry] if case.truth else Fraction(wanted)))
-    distance = Distance(
-        abs(ordinal(got, dtype) - ordinal(expected, dtype)), float(error), float(error / allowed) if allowed else 0.0
-    )
+    units, share = abs(ordinal(got, dtype) - ordinal(expected, dtype)), float(error / allowed) if allowed else 0.0
+    distance = Distance(units, float(error), share, bounded=bool(allowed))
     if error > allowed or not allowed:
         raise Disagreement(where, *shown, distance, formula)
     return distance

@@ -3,7 +3,8 @@
 Nothing here needs NumPy, or any framework; a third party's implementation joins by answering the calls of a family:
 `phase`, `encode` and `add` for encodings, `phase`, `table` and `rotate` for rotations, `rows` and `bias` for what
 depends on a distance, `lookup` and `resize` for learned tables. A question that has no answer on the host, such as a
-position outside a table, is refused with a ValueError or an IndexError.
+position outside a table, is refused with a ValueError or an IndexError; what is left of it without that position is
+answered.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import NamedTuple, Protocol
 from posenc.spec.distance_plan import DistanceSpec
 from posenc.spec.exact import FORMATS
 from posenc.spec.plan import PhaseSpec, RotarySpec
+from posenc.spec.resampling import Method
 from posenc.spec.row_plan import RowSpec
 
 WIDTHS = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int64": 8, "uint32": 4, "int32": 4}
@@ -89,7 +91,7 @@ class Subject(Protocol):
         """The rows of a learned table, `(*P, dim)`, dtype of `weights`."""
         ...
 
-    def resize(self, spec: RowSpec, weights: Answer, shape: tuple[int, ...], method: str) -> Answer:
+    def resize(self, spec: RowSpec, weights: Answer, shape: tuple[int, ...], method: Method) -> Answer:
         """A learned table whose grid has another shape, `(rows, dim)`, dtype of `weights`."""
         ...
 

@@ -11,7 +11,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from posenc import __version__
-from posenc.conformance.cases import INTEGERS, PHASE, Vectors
+from posenc.conformance.cases import Vectors
 from posenc.conformance.run import CONFORMANT, NOT_RUN, Result
 
 HEADER = ("family", "column", "variant", "dtype", "cases", "worst distance", "verdict")
@@ -26,9 +26,10 @@ def row(result: Result) -> tuple[str, ...]:
 
 
 def _distance(result: Result) -> str:
-    if result.dtype in INTEGERS:
-        same, other = ("0 bits", "other words") if result.dtype == PHASE else ("0 rows", "other rows")
-        return other if result.disagreements else same
+    if not result.cases:
+        return ""
+    if not result.bounded:
+        return "not identical" if result.disagreements else "identical"
     if result.column.mode.name != "N1":
         return f"{_share(result):.2f} of the bound"
     turned = f", turned {result.worst_turned.share:.2f} of the bound" if result.worst_turned.share else ""

@@ -39,6 +39,11 @@ class Result:
     """Whether that is a failure: the column was asked for by name."""
 
     @property
+    def bounded(self) -> bool:
+        """Whether anything but identical bits was allowed in any of the cases."""
+        return self.worst.bounded or self.worst_at_floats.bounded or self.worst_turned.bounded
+
+    @property
     def verdict(self) -> str:
         if self.reason:
             return NOT_RUN

@@ -37,6 +37,8 @@ KEYS_SHARPNESS = Fraction(-1, 2)
 _TABLE = 1024
 """Entries of a unit in TensorFlow's table of the cubic kernel."""
 
+_RADIUS = {"linear": 1, "cubic": 2}
+
 Weights = dict[int, Fraction]
 """Of one output, by input."""
 
@@ -106,10 +108,19 @@ def taps(grid: tuple[int, ...], shape: tuple[int, ...], method: str) -> tuple[Ta
 def weights(n: int, m: int, method: str) -> tuple[Weights, ...]:
     """For every one of m outputs the exact weights of n inputs, none of them 0: rational numbers with sum 1."""
     resampler = METHODS[method]
-    if resampler.table:
-        return tuple(_normal(_from_table(resampler, n, m, output)) for output in range(m))
+    rows: list[Weights] = []
     seen: dict[Fraction, Weights] = {}
-    return tuple(_of_output(resampler, n, m, output, seen) for output in range(m))
+    for output in range(m):
+        centre, reach = _place(resampler, n, m, output)
+        whole = math.floor(centre)
+        inner = math.floor(centre - reach) >= 0 and math.ceil(centre + reach) < n and not resampler.table
+        if inner and centre - whole in seen:  # far from the edges only the fraction of an input counts
+            rows.append({tap + whole: weight for tap, weight in seen[centre - whole].items()})
+            continue
+        rows.append(_normal(_weights(resampler, n, m, output)))
+        if inner:
+            seen[centre - whole] = {tap - whole: weight for tap, weight in rows[-1].items()}
+    return tuple(rows)
 
 
 @lru_cache(maxsize=64)
@@ -127,36 +138,34 @@ def _axis(n: int, m: int, method: str) -> Taps | None:
     return Taps(tuple(index), tuple(factors))
 
 
-def _of_output(resampler: Resampler, n: int, m: int, output: int, seen: dict[Fraction, Weights]) -> Weights:
-    """The weights of one output; far from the edges they are those of any other with the same fraction of an input."""
+def _place(resampler: Resampler, n: int, m: int, output: int) -> tuple[Fraction, Fraction]:
+    """Where an output stands among the inputs, and how far it reaches to either side."""
     ratio = Fraction(n, m)
     if resampler.enlarged:
         ratio = n / (m + Fraction(1, 10))
     if resampler.corners:
         ratio = Fraction(n - 1, m - 1) if m > 1 else Fraction(0)
-    spread = max(ratio, Fraction(1)) if resampler.antialias else Fraction(1)
-    kernel, radius = _kernel(resampler)
     if resampler.corners and not resampler.antialias:
         centre = ratio * output
     else:
         centre = ratio * (output + Fraction(1, 2)) - Fraction(1, 2)
         if resampler.replicate and resampler.kernel == "linear":
             centre = max(centre, Fraction(0))
-    reach = radius * spread
-    first, last = math.floor(centre - reach), math.ceil(centre + reach)
-    whole = math.floor(centre)
-    inner = first >= 0 and last < n
-    if inner and centre - whole in seen:
-        return {tap + whole: weight for tap, weight in seen[centre - whole].items()}
+    return centre, _RADIUS[resampler.kernel] * (max(ratio, Fraction(1)) if resampler.antialias else Fraction(1))
+
+
+def _weights(resampler: Resampler, n: int, m: int, output: int) -> Weights:
+    """What the kernel gives the inputs of one output: their sum need not be 1."""
+    if resampler.table:
+        return _from_table(resampler, n, m, output)
+    centre, reach = _place(resampler, n, m, output)
+    kernel, spread = _kernel(resampler), reach / _RADIUS[resampler.kernel]
     row: Weights = {}
-    for tap in range(first, last + 1):
+    for tap in range(math.floor(centre - reach), math.ceil(centre + reach) + 1):
         weight = kernel(abs(tap - centre) / spread)
         inside = min(max(tap, 0), n - 1)
         if weight and (resampler.replicate or tap == inside):
             row[inside] = row.get(inside, Fraction(0)) + weight
-    row = _normal(row)
-    if inner:
-        seen[centre - whole] = {tap - whole: weight for tap, weight in row.items()}
     return row
 
 
@@ -167,7 +176,7 @@ def _normal(row: Weights) -> Weights:
 
 def _from_table(resampler: Resampler, n: int, m: int, output: int) -> Weights:
     """Float32 decides the entry of the table, and is followed here; what stands in it is exact."""
-    kernel, _ = _kernel(resampler)
+    kernel = _kernel(resampler)
     ratio = exact.round_to(Fraction(n, m), "float32")
     scaled = exact.round_to(Fraction(output + 0.5) * Fraction(ratio), "float32")
     place = Fraction(exact.round_to(Fraction(scaled) - Fraction(1, 2), "float32"))
@@ -177,10 +186,10 @@ def _from_table(resampler: Resampler, n: int, m: int, output: int) -> Weights:
     return {tap: weight for tap, weight in taps_.items() if weight and 0 <= tap < n}
 
 
-def _kernel(resampler: Resampler) -> tuple[Callable[[Fraction], Fraction], int]:
-    """A kernel of the distance, and where it ends."""
+def _kernel(resampler: Resampler) -> Callable[[Fraction], Fraction]:
+    """A kernel of the distance; it ends at its radius."""
     if resampler.kernel == "linear":
-        return lambda x: max(1 - x, Fraction(0)), 1
+        return lambda x: max(1 - x, Fraction(0))
     a = resampler.sharpness
 
     def cubic(x: Fraction) -> Fraction:
@@ -188,4 +197,4 @@ def _kernel(resampler: Resampler) -> tuple[Callable[[Fraction], Fraction], int]:
             return ((a + 2) * x - (a + 3)) * x * x + 1
         return ((x - 5) * x + 8) * x * a - 4 * a if x < 2 else Fraction(0)
 
-    return cubic, 2
+    return cubic

@@ -1,4 +1,5 @@
-"""Deliberately wrong implementations: each is the mechanism of a published report, and each has to be caught.
+"""Deliberately wrong implementations: each is the mechanism of a published report, or one that is as likely.
 
-They share `plain.Plain`, which is right but for the values that float64 cannot round.
+Each family has a plain one that is right (`plain`, `rotary_plain`, `distance_plain`, `learned_plain`), of which the
+wrong ones change one step; every one has to be caught.
 """

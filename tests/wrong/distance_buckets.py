@@ -111,6 +111,22 @@ class Epsilon(PlainT5):
         return Fraction(1, 2**23)
 
 
+class HalfRoundedUp(PlainT5):
+    """Of an odd number of buckets the greater half is exact."""
+
+    reports = ("no report: `(num_buckets + 1) // 2`",)
+
+    def row(self, spec, q, k):
+        n = q - k
+        if not isinstance(spec, T5Bias) or spec.bidirectional or n <= 0:
+            return super().row(spec, q, k)
+        whole = -(-spec.buckets // 2)
+        if n < whole or whole >= spec.max_distance:
+            return min(n, spec.buckets - 1)
+        share = math.log(n / whole) / math.log(spec.max_distance / whole)
+        return min(whole + int(share * (spec.buckets - whole) + 1e-9), spec.buckets - 1)
+
+
 # --- Heads, and decoding ---
 
 
@@ -185,3 +201,13 @@ class ThroughFloat32(PlainDistance):
 
     def narrowed(self, value, dtype):
         return super().narrowed(super().narrowed(value, "float32"), dtype)
+
+
+class WeightsClamped(PlainDistance):
+    """The greatest float16 stands for what is beyond it."""
+
+    reports = ("no report: `torch.finfo(dtype).min` as the least bias",)
+
+    def narrowed(self, value, dtype):
+        found = super().narrowed(value, dtype)
+        return math.copysign(65504.0, found) if math.isinf(found) else found

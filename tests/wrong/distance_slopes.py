@@ -10,7 +10,7 @@ from fractions import Fraction
 import ml_dtypes
 import numpy as np
 
-from posenc.conformance.protocol import DTYPES
+from posenc.conformance.protocol import DTYPES, unit
 from posenc.spec import exact
 from tests.wrong.distance_plain import PlainDistance
 
@@ -164,6 +164,15 @@ class OneDirection(PlainDistance):
         return k if spec.form == "anchored" else k - q
 
 
+class CountedFromQuery(PlainDistance):
+    """Key minus query where the form counts from position 0: the same to a softmax over whole rows."""
+
+    reports = ("https://github.com/mosaicml/llm-foundry/issues/186",)
+
+    def multiple(self, spec, q, k):
+        return k - q if spec.form == "anchored" else super().multiple(spec, q, k)
+
+
 class NegativeZero(PlainDistance):
     """-m * |0| is -0.0."""
 
@@ -237,6 +246,29 @@ class Float64Unchecked(OtherSlopes):
 
     def product(self, n, slope, dtype):
         return exact.round_to(Fraction(n * slope), dtype)
+
+
+class Float64Powers(OtherSlopes):
+    """Powers of a base that was rounded to float64, as the paper's code has them: none is a power of two any more."""
+
+    reports = ("no report: `start * ratio**i` of attention_with_linear_biases",)
+
+    def slopes(self, spec):
+        base = 2.0 ** (-spec.max_bias / spec.heads)
+        return [base ** (head + 1) for head in range(spec.heads)]
+
+
+class TiesAwayFromZero(OtherSlopes):
+    """A product halfway between two numbers goes to the greater one, as `round` of C has it."""
+
+    reports = ("no report: rounding by adding half a unit",)
+
+    def product(self, n, slope, dtype):
+        value = n * Fraction(slope)
+        nearest = exact.round_to(value, dtype)
+        if math.isfinite(nearest) and abs(value) - abs(Fraction(nearest)) == Fraction(unit(nearest, dtype)) / 2:
+            return nearest + math.copysign(unit(nearest, dtype), nearest)
+        return nearest
 
 
 class TwoRoundings(PlainDistance):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,9 +60,9 @@ class Jax:
         arguments = self._entries(weights), self._array(positions)
         return self._answer_of(("lookup", spec), lambda w, p: jax_impl.lookup(spec, w, p), *arguments)
 
-    def resize(self, spec: RowSpec, weights: Answer, shape: tuple[int, ...], method: str) -> Answer:
+    def resize(self, spec: RowSpec, weights: Answer, shape: tuple[int, ...], method: Method) -> Answer:
         def resized(w: Any) -> Any:
-            return jax_impl.resize(spec, w, shape, method=cast("Method", method))
+            return jax_impl.resize(spec, w, shape, method=method)
 
         return self._answer_of(("resize", spec, shape, method), resized, self._entries(weights))
 

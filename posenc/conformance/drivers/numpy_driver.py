@@ -11,6 +11,7 @@ from posenc import numpy_impl
 from posenc.conformance.protocol import Answer, Positions, Table
 from posenc.spec.distance_plan import DistanceSpec
 from posenc.spec.plan import PhaseSpec, RotarySpec
+from posenc.spec.resampling import Method
 from posenc.spec.row_plan import RowSpec
 
 
@@ -43,7 +44,7 @@ class Host:
     def lookup(self, spec: RowSpec, weights: Answer, positions: Positions) -> Answer:
         return answer(numpy_impl.lookup(spec, tensor(weights), array(positions)))
 
-    def resize(self, spec: RowSpec, weights: Answer, shape: tuple[int, ...], method: str) -> Answer:
+    def resize(self, spec: RowSpec, weights: Answer, shape: tuple[int, ...], method: Method) -> Answer:
         return answer(numpy_impl.resize(spec, tensor(weights), shape, method=method))
 
 

@@ -11,6 +11,7 @@ from posenc import tf_impl
 from posenc.conformance.protocol import Answer, Positions, Table
 from posenc.spec.distance_plan import DistanceSpec
 from posenc.spec.plan import PhaseSpec, RotarySpec
+from posenc.spec.resampling import Method
 from posenc.spec.row_plan import RowSpec
 
 tf.get_logger().setLevel("ERROR")  # each question is a function of its own: TensorFlow would call that retracing
@@ -62,7 +63,7 @@ class Tf:
         arguments = self._entries(weights), self._array(positions)
         return self._answer_of(("lookup", spec), lambda w, p: tf_impl.lookup(spec, w, p), *arguments)
 
-    def resize(self, spec: RowSpec, weights: Answer, shape: tuple[int, ...], method: str) -> Answer:
+    def resize(self, spec: RowSpec, weights: Answer, shape: tuple[int, ...], method: Method) -> Answer:
         def resized(w: Any) -> Any:
             return tf_impl.resize(spec, w, shape, method=method)
 

@@ -17,6 +17,7 @@ from posenc.conformance.cases import PHASE, ROWS
 from posenc.conformance.protocol import DTYPES, Answer, NotRun, Positions, Table
 from posenc.spec.distance_plan import DistanceSpec
 from posenc.spec.plan import PhaseSpec, RotarySpec
+from posenc.spec.resampling import Method
 from posenc.spec.row_plan import RowSpec
 
 
@@ -54,7 +55,7 @@ class Eager:
     def lookup(self, spec: RowSpec, weights: Answer, positions: Positions) -> Answer:
         return _answer(torch_impl.lookup(spec, _tensor(weights).to(self._device), self._places(positions)))
 
-    def resize(self, spec: RowSpec, weights: Answer, shape: tuple[int, ...], method: str) -> Answer:
+    def resize(self, spec: RowSpec, weights: Answer, shape: tuple[int, ...], method: Method) -> Answer:
         return _answer(torch_impl.resize(spec, _tensor(weights).to(self._device), shape, method=method))
 
     def _places(self, positions: Positions) -> range | torch.Tensor:
@@ -149,7 +150,7 @@ class Compiled:
         (result,) = self._answers(question, self._aside, read, kinds, _places(positions), graph=graph)[weights.dtype]
         return result
 
-    def resize(self, spec: RowSpec, weights: Answer, shape: tuple[int, ...], method: str) -> Answer:
+    def resize(self, spec: RowSpec, weights: Answer, shape: tuple[int, ...], method: Method) -> Answer:
         def resized(kinds: list[torch.Tensor]) -> list[torch.Tensor]:
             return [torch_impl.resize(spec, own, shape, method=method) for own in kinds]
 
