@@ -35,6 +35,12 @@ def on_host(array: Array) -> bool:
     return not isinstance(array, jax.Array) or all(device.platform == "cpu" for device in array.devices())
 
 
+def plain(given: Any) -> Any:
+    """The array in an object that `jnp.asarray` takes for one, such as a parameter of Flax."""
+    convert = None if isinstance(given, jax.Array) else getattr(given, "__jax_array__", None)
+    return given if convert is None else convert()
+
+
 def read_positions(where: str, given: object) -> range | Array:
     """A checked range, or integers as int32, float32 or float64 of any shape, on the host if it can be."""
     array = _read(where, given, _POSITIONS)
@@ -48,7 +54,7 @@ def read_integers(where: str, given: object) -> range | Array:
     return _read(where, given, _INTEGERS)
 
 
-def _read(where: str, given: object, dtypes: tuple[str, ...]) -> range | Array:
+def _read(where: str, given: Any, dtypes: tuple[str, ...]) -> range | Array:
     if isinstance(given, range):
         return checks.position_range(where, given)
     numbers = checks.position_list(where, given)
@@ -56,6 +62,7 @@ def _read(where: str, given: object, dtypes: tuple[str, ...]) -> range | Array:
         if not numbers.integral and "float64" not in dtypes:
             raise checks.position_dtype_error(where, "float")
         return np.array(numbers.values, np.int32 if numbers.integral else np.float64).reshape(numbers.shape)
+    given = plain(given)
     if not isinstance(given, jax.Array):
         if not hasattr(given, "__array__"):
             raise checks.position_dtype_error(where, type(given).__name__)
@@ -94,9 +101,10 @@ def read_dtype(where: str, dtype: Any) -> np.dtype[Any]:
 
 
 def read_x(where: str, given: object, dim: int) -> Array:
-    if not isinstance(given, jax.Array | np.ndarray):
+    array = plain(given)
+    if not isinstance(array, jax.Array | np.ndarray):
         raise checks.x_dtype_error(where, type(given).__name__)
-    array = native(given)
+    array = native(array)
     if array.dtype not in _NAMES:
         raise checks.x_dtype_error(where, array.dtype.name)
     if array.ndim == 0 or array.shape[-1] != dim:
@@ -106,9 +114,10 @@ def read_x(where: str, given: object, dim: int) -> Array:
 
 def read_weights(where: str, given: object, shape: tuple[int, int]) -> Array:
     """An array of one of the four dtypes, not copied."""
-    if not isinstance(given, jax.Array | np.ndarray):
+    array = plain(given)
+    if not isinstance(array, jax.Array | np.ndarray):
         raise weight_checks.weights_kind_error(where, given)
-    array = native(given, copy=False)
+    array = native(array, copy=False)
     if array.dtype not in _NAMES:
         raise weight_checks.weights_dtype_error(where, array.dtype.name)
     if array.shape != shape:
@@ -123,7 +132,7 @@ def readable(array: Array) -> bool:
 
 def read_table(where: str, given: object, pairs: int) -> tuple[Array, Array]:
     """Two arrays of one shape `(*P, pairs)` and one float dtype."""
-    parts = checks.table_parts(where, pairs, given)
+    parts = [plain(part) for part in checks.table_parts(where, pairs, given)]
     if not all(isinstance(part, jax.Array | np.ndarray) for part in parts):
         raise checks.table_kind_error(where, pairs, *parts)
     cos, sin = (native(part) for part in parts)
@@ -154,7 +163,7 @@ def adopted(array: HostArray, *given: object) -> jax.Array:
     `given`: what it was made from; the result goes where the first of them is committed to.
     """
     device = None
-    for source in given:
+    for source in map(plain, given):
         if isinstance(source, jax.Array) and source.committed and len(source.devices()) == 1:
             (device,) = source.devices()
             break

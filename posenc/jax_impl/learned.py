@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from typing import Any
@@ -23,6 +24,8 @@ from posenc.spec.row_plan import ResizePlan, RowPlan, RowSpec, Taps, resize_plan
 
 BLOCK = 2**15
 """Numbers computed in one go on the host."""
+NOTHING = -0.0
+"""What a tap that only fills up adds: any number stays as it is, -0.0 too."""
 UNROLLED = 16
 """Taps of a resampler that are compiled one by one; of more there is a loop."""
 
@@ -30,21 +33,23 @@ UNROLLED = 16
 def lookup(spec: RowSpec, weights: ArrayLike, positions: Positions) -> jax.Array:
     """Rows of positions `(*P,)` -> `(*P, dim)`, in the dtype of the weights `(rows, dim)`.
 
-    A position that has no row is refused on the host; in a trace or on an accelerator its row is NaN.
+    A position that has no row is refused; where it is itself traced or on an accelerator, its row is NaN.
     """
     plan = row_plan("lookup", spec)
     table = inputs.read_weights("lookup", weights, (plan.rows, plan.dim))
-    traced = any(isinstance(given, Tracer) for given in (table, positions)) or inputs.staged()
+    traced = any(isinstance(given, Tracer) for given in (table, inputs.plain(positions))) or inputs.staged()
     if traced and table.dtype == F64 and not x64():
         raise weight_checks.weights_dtype_error("lookup", NO_FLOAT64)
     given = inputs.read_integers("lookup.positions", positions)
-    if not inputs.staged() and not isinstance(given, jax.Array):
-        given = inputs.numbered(given) if isinstance(given, range) else given
-        wrong = (given < plan.low) | (given > plan.high)
+    if not isinstance(given, jax.Array):
+        known = inputs.numbered(given) if isinstance(given, range) else given
+        wrong = (known < plan.low) | (known > plan.high)
         if wrong.any():
-            raise weight_checks.row_position_error("lookup", plan.low, plan.high, given[wrong][0].item())
-        if inputs.readable(table):
-            return inputs.adopted(_host_lookup(plan, np.asarray(table), given), weights, positions)
+            raise weight_checks.row_position_error("lookup", plan.low, plan.high, known[wrong][0].item())
+        if not inputs.staged():
+            given = known
+            if inputs.readable(table):
+                return inputs.adopted(_host_lookup(plan, np.asarray(table), known), table, positions)
     with jax.enable_x64(x64() or table.dtype == F64):
         if isinstance(given, range):
             given = inputs.counted(given)
@@ -52,7 +57,7 @@ def lookup(spec: RowSpec, weights: ArrayLike, positions: Positions) -> jax.Array
     return result
 
 
-def resize(spec: RowSpec, weights: ArrayLike, shape: tuple[int, ...], *, method: Method) -> jax.Array:
+def resize(spec: RowSpec, weights: ArrayLike, shape: Sequence[int], *, method: Method) -> jax.Array:
     """A table `(rows, dim)` -> `(kept + prod(shape), dim)`, in its dtype: in float64, rounded once.
 
     In a trace or on an accelerator in float32, but for float64.
@@ -64,7 +69,7 @@ def resize(spec: RowSpec, weights: ArrayLike, shape: tuple[int, ...], *, method:
     if traced and table.dtype == F64 and not x64():
         raise weight_checks.weights_dtype_error("resize", NO_FLOAT64)
     if not traced and inputs.readable(table):
-        return inputs.adopted(_host_resize(plan, np.asarray(table)), weights)
+        return inputs.adopted(_host_resize(plan, np.asarray(table)), table)
     wide = F64 if table.dtype == F64 else F32
     taps = [None if t is None else (np.array(t.index, np.int32), np.array(t.weights, wide)) for t in plan.axes]
     with jax.enable_x64(x64() or table.dtype == F64):
@@ -172,7 +177,9 @@ def _along(grid: HostArray, taps: Taps) -> HostArray:
         for tap in range(1, index.shape[1]):
             term = spare[: total.shape[0], : total.shape[1]]
             np.take(grid[some], index[piece, tap], axis=1, out=term, mode="clip")
-            total += np.multiply(term, weights[piece, tap], out=term)
+            term *= weights[piece, tap]
+            term[:, weights[piece, tap, 0] == 0] = NOTHING
+            total += term
     return out
 
 
@@ -215,7 +222,10 @@ def _weighted(array: jax.Array, axis: int, index: jax.Array, factors: jax.Array)
     along = (1,) * axis + (-1,) + (1,) * (array.ndim - axis - 1)
 
     def further(total: jax.Array, tap: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        return total + formats.taken(array, tap[0], axis) * tap[1].reshape(along), None
+        factor = tap[1].reshape(along)
+        nothing = factor.dtype.type(NOTHING)
+        term = formats.taken(array, tap[0], axis) * factor
+        return total + jnp.where(factor == factor.dtype.type(0), nothing, term), None
 
     first = formats.taken(array, index[0], axis) * factors[0].reshape(along)
     total, _ = lax.scan(further, first, (index[1:], factors[1:]), unroll=UNROLLED)

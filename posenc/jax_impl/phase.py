@@ -62,7 +62,7 @@ def add(spec: PhaseSpec, x: ArrayLike, positions: Positions | None = None) -> ja
     """
     plan = encoding_plan("add", spec)
     array = inputs.read_x("add", x, plan.dim)
-    traced = isinstance(array, Tracer) or isinstance(positions, Tracer) or inputs.staged()
+    traced = isinstance(array, Tracer) or isinstance(inputs.plain(positions), Tracer) or inputs.staged()
     target = F64 if array.dtype == F64 else F32
     if traced and target == F64 and not x64():
         raise checks.x_dtype_error("add", NO_FLOAT64)
