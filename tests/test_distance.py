@@ -398,10 +398,10 @@ def refused(host: Host, name: str, *arguments: Any, **options: Any) -> str:
 )
 def test_positions_that_cannot_be(host, query, key, sentence):
     said = refused(host, "rows", T5, query, key)
-    assert said.replace("received float64", "received float") == sentence
+    assert said == sentence
     weights = host.array(ONES, "float32")
     said = refused(host, "bias", T5, query, key, weights=weights)
-    assert said.replace("received float64", "received float") == sentence.replace("rows.", "bias.", 1)
+    assert said == sentence.replace("rows.", "bias.", 1)
 
 
 @every_host

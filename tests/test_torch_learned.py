@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import grad, jacfwd, jacrev, jvp, vmap
+from torch.func import functional_call, grad, jacfwd, jacrev, jvp, vmap
 from torch.nn.functional import interpolate
 
 from posenc import Learned, T5Bias, to_json
 from posenc.spec import resampling
-from posenc.torch_impl import lookup, resize
+from posenc.torch_impl import add, encode, lookup, phase, resize
+from posenc.torch_impl import table as rotary_table
 from posenc.torch_impl.formats import round_to
 from posenc.torch_impl.modules import LearnedEncoding
 from posenc.torch_impl.words import traced_json
@@ -232,6 +233,49 @@ def test_resizing_in_a_trace(backend):
     torch.testing.assert_close(compiled, weights[1].grad, rtol=0, atol=10 * 2.0**-22)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "backend"),
+    [
+        *product(DTYPES[2:], [None, "aot_eager"]),
+        pytest.param(torch.bfloat16, "inductor", marks=pytest.mark.inductor),
+    ],
+)
+def test_half_precision_tables_that_need_a_gradient(dtype, backend):
+    def run(w, size):
+        return resize(PATCHES, w, [size, 2], method="torch_bicubic")
+
+    read = run if backend is None else torch.compile(run, fullgraph=True, backend=backend)
+    weights = table(PATCHES, dtype, requires_grad=True)
+    for size in (5, 6, 7)[: 1 if backend == "inductor" else 3]:
+        got, want = read(weights, size), resize(PATCHES, weights, (size, 2), method="torch_bicubic")
+        assert torch.equal(got, want)
+        gradients = [torch.autograd.grad(y.pow(2).sum(), weights)[0] for y in (got, want)]
+        assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("backend", [None, "aot_eager"])
+def test_what_rounds_to_zero_is_zero(backend):
+    read = resize if backend is None else torch.compile(resize, fullgraph=True, backend=backend)
+    spec = Learned.patches((14, 14), 1, tokens=0)
+    weights = torch.zeros(196, 1, dtype=torch.bfloat16)
+    weights[90] = 2.0**-133  # times a weight below 2^-17 it is too small for float32
+    for sign in (1, -1):
+        got = read(spec, sign * weights, (120, 125), method="torch_bicubic")
+        assert torch.equal(got, resized(spec, sign * weights, (120, 125), "torch_bicubic"))
+        assert got.isfinite().all()
+
+
+def test_taps_that_only_fill_up_are_not_read_in_a_trace():
+    spec, run = Learned(3, 1), torch.compile(resize, fullgraph=True, backend="aot_eager")
+    for last, method in ((torch.inf, "tf_bilinear"), (-torch.inf, "jax_linear"), (-0.0, "torch_bilinear")):
+        weights = torch.tensor([[1.0], [2.0], [last]], requires_grad=True)
+        got = run(spec, weights, (5,), method=method)
+        assert got[-1].item() == last
+        assert got[-1].signbit() == weights[-1].signbit()
+        (gradient,) = torch.autograd.grad(got[[0, -1]].sum(), weights)
+        assert gradient.isfinite().all()
+
+
 # --- LearnedEncoding ---
 
 
@@ -276,6 +320,65 @@ def test_a_module_adds_its_rows(change, dtype):
     assert module.weights.grad[2:6].all()
     module.reset_parameters()
     assert not module.weights[1].any()
+
+
+ONCE = [
+    (torch.bfloat16, torch.float32, 2.0**-8 + 2.0**-31, 1 + 2.0**-7),
+    (torch.float16, torch.float32, 2.0**-11 + 2.0**-34, 1 + 2.0**-10),
+    (torch.float32, torch.float64, 2.0**-24 + 2.0**-60, 1 + 2.0**-23),
+    (torch.bfloat16, torch.float64, 2.0**-8 + 2.0**-59, 1 + 2.0**-7),
+    (torch.float16, torch.float64, 2.0**-11 - 2.0**-62, 1.0),
+    (torch.bfloat16, torch.float32, 2.0**25 + 2.0**17, 2.0**25 + 2.0**18),
+    (torch.bfloat16, torch.bfloat16, 2.0**-8, 1.0),
+    (torch.float64, torch.float32, 2.0**-30, 1 + 2.0**-30),
+]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wide", "weight", "want", "backend"),
+    [
+        *((*numbers, backend) for numbers, backend in product(ONCE, [None, "aot_eager"])),
+        *(pytest.param(*numbers, "inductor", marks=pytest.mark.inductor) for numbers in ONCE[2:4]),
+    ],
+)
+def test_sums_are_rounded_once(dtype, wide, weight, want, backend):
+    module = LearnedEncoding(PLAIN, dtype=wide)
+    torch.nn.init.constant_(module.weights, weight)
+    run = module if backend is None else torch.compile(module, fullgraph=True, backend=backend)
+    x = torch.ones(2, 5, 3, dtype=dtype, requires_grad=True)
+    for sign in (1, -1):
+        with torch.no_grad():
+            module.weights.mul_(-1 if sign < 0 else 1)
+        got = run(x * sign)
+        assert got.dtype == dtype
+        assert torch.equal(got, torch.full_like(x, sign * want))
+    got.sum().backward()
+    assert torch.equal(x.grad, -torch.ones_like(x))
+    assert torch.equal(module.weights.grad[:5], torch.full((5, 3), 2, dtype=wide))
+    if backend is None:
+        given = module.weights.detach(), x.detach()
+        ones = tuple(torch.ones_like(t) for t in given)
+        got, tangent = jvp(lambda w, y: functional_call(module, {"weights": w}, (y,)), given, ones)
+        assert torch.equal(tangent, torch.full_like(got, 2))
+        each = vmap(lambda y: functional_call(module, {"weights": given[0]}, (y,)))(given[1])
+        assert torch.equal(each, got)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[2:])
+def test_rows_are_read_bit_for_bit(dtype):
+    bits = torch.tensor([0x7F81, -0x7D, 0x7FA1], dtype=torch.int16).expand(6, 3)  # NaNs that signal, with payloads
+    weights = bits.clone().view(dtype)
+    for given in (weights, weights.clone().requires_grad_()):
+        assert torch.equal(lookup(PLAIN, given, [1, 5]).detach().view(torch.int16), bits[:2])
+
+
+def test_one_position_for_several_tokens():
+    module = LearnedEncoding(PLAIN)
+    for run in (module, torch.compile(module, backend="aot_eager")):
+        with pytest.raises(ValueError, match=r"LearnedEncoding.positions: .* each of 4 tokens, received one for all"):
+            run(torch.zeros(2, 4, 3), 5)
+        assert torch.equal(run(torch.zeros(2, 1, 3), 5)[1], module.weights[5:])
+        assert torch.equal(run(torch.zeros(3), torch.tensor(5)), module.weights[5])
 
 
 def test_three_graphs_for_all_lengths():
@@ -332,22 +435,29 @@ def test_no_mode_changes_or_is_remembered(dtype):
     assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(got, want, strict=True))
 
 
-X = torch.zeros(2, 5, 3)
+X, WEIGHTS, PATCHED = torch.zeros(2, 5, 3), table(PLAIN), table(PATCHES)
 ERRORS = [
     (
         lambda: lookup(T5Bias(2, bidirectional=True), X[0], 1),
         "lookup.spec: expected a specification of a learned table",
     ),
+    (lambda: lookup(PLAIN, [[0.0] * 3] * 6, 1), "lookup.weights: expected an array of the framework, received list"),
+    (lambda: resize(PLAIN, None, (3,), method="jax_cubic"), "resize.weights: expected an array .* received NoneType"),
+    (
+        lambda: lookup(PLAIN, torch.nn.Embedding(6, 3), 1),
+        "lookup.weights: expected an array of the framework, received Embedding",
+    ),
     (lambda: lookup(PLAIN, X[0].int(), 1), "lookup.weights: expected float64, .* received int32"),
     (lambda: lookup(PLAIN, X, 1), r"lookup.weights: expected shape \(6, 3\), received \(2, 5, 3\)"),
-    (lambda: lookup(PLAIN, table(PLAIN), X[0]), "lookup.positions: expected integers, received float32"),
-    (lambda: lookup(PLAIN, table(PLAIN), [2**31]), "lookup.positions: expected integers of magnitude below 2.31"),
-    (lambda: lookup(PLAIN, table(PLAIN), [0, 9, -1]), "lookup.positions: expected integers from 0 to 5, received 9"),
-    (lambda: resize(PATCHES, table(PLAIN), (2, 2), method="jax_cubic"), r"resize.weights: expected shape \(13, 2\)"),
-    (lambda: resize(PATCHES, table(PATCHES), (2,), method="jax_cubic"), "resize.shape: expected 2 sizes"),
-    (lambda: resize(PATCHES, table(PATCHES), 2, method="jax_cubic"), "resize.shape: expected a sequence"),
-    (lambda: resize(PATCHES, table(PATCHES), (2, 2), method="cubic"), "resize.method: expected 'torch_bilinear'"),
-    (lambda: resize(1, table(PATCHES), (2, 2), method="cubic"), "resize.spec: expected a specification of a learned"),
+    (lambda: lookup(PLAIN, WEIGHTS, X[0]), "lookup.positions: expected integers, received float32"),
+    (lambda: lookup(PLAIN, WEIGHTS, [2**31]), "lookup.positions: expected integers of magnitude below 2.31"),
+    (lambda: lookup(PLAIN, WEIGHTS, [0, 9, -1]), "lookup.positions: expected integers from 0 to 5, received 9"),
+    (lambda: resize(PATCHES, WEIGHTS, (2, 2), method="jax_cubic"), r"resize.weights: expected shape \(13, 2\)"),
+    (lambda: resize(PATCHES, PATCHED, (2,), method="jax_cubic"), "resize.shape: expected 2 sizes"),
+    (lambda: resize(PATCHES, PATCHED, [2, True], method="jax_cubic"), r"resize.shape\[1\]: expected .* received True"),
+    (lambda: resize(PATCHES, PATCHED, 2, method="jax_cubic"), "resize.shape: expected a sequence"),
+    (lambda: resize(PATCHES, PATCHED, (2, 2), method="cubic"), "resize.method: expected 'torch_bilinear'"),
+    (lambda: resize(1, PATCHED, (2, 2), method="cubic"), "resize.spec: expected a specification of a learned"),
     (lambda: LearnedEncoding(PLAIN)(torch.zeros(7, 3)), "LearnedEncoding.positions: expected integers from 0 to 5"),
     (lambda: LearnedEncoding(PLAIN)(X, [1, 2]), r"LearnedEncoding.positions: expected a shape that .* \(2, 5\)"),
     (lambda: LearnedEncoding(PLAIN)(X[..., 1:]), r"LearnedEncoding.x: expected shape \(..., 3\)"),
@@ -361,7 +471,45 @@ def test_refusals(call, message):
         call()
 
 
-@pytest.mark.parametrize(("call", "message"), [ERRORS[index] for index in (0, 2, 3, 7, 8, 10)])
+OUTSIDE = "positions: expected integers from 0 to 5, received"
+MODULE = LearnedEncoding(PLAIN)
+TRACED = [
+    *(error for error in ERRORS if not any(text in error[1] for text in ("Embedding", "LearnedEncoding"))),
+    *((lambda p=p: lookup(PLAIN, WEIGHTS, p), f"lookup.{OUTSIDE} 6") for p in (6, [[0], [6]], range(0, 9, 2))),
+    (lambda: lookup(PLAIN, WEIGHTS, range(5, -9, -2)), f"lookup.{OUTSIDE} -1"),
+    (lambda: lookup(PLAIN, WEIGHTS, 2**31), "lookup.positions: expected integers of magnitude below 2.31"),
+    (lambda: lookup(PLAIN, WEIGHTS, [1, 1.0]), "lookup.positions: expected integers, received float"),
+    (lambda: MODULE(torch.zeros(7, 3)), f"LearnedEncoding.{OUTSIDE} 6"),
+    (lambda: MODULE(X, [0, 1, 2, 3, 9]), f"LearnedEncoding.{OUTSIDE} 9"),
+    (lambda: encode(PLAIN, [1]), "encode.spec: expected a specification such as Sinusoidal.vaswani"),
+    (lambda: add(PLAIN, X), "add.spec: expected a specification such as Sinusoidal.vaswani"),
+    (lambda: rotary_table(PLAIN, [1]), "table.spec: expected a rotary specification such as Rope"),
+    (lambda: phase(None, [1]), "phase.spec: expected a specification such as Sinusoidal.vaswani"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), TRACED)
 def test_refusals_in_a_trace(call, message):
-    with pytest.raises(ValueError, match=message):
+    """The sentence is in what Dynamo says; without `fullgraph=True` it falls back to the eager call, which raises."""
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=message):
+        torch.compile(call, backend="eager", fullgraph=True)()
+    with pytest.raises(ValueError, match=message) as caught:
         torch.compile(call, backend="eager")()
+    with FakeTensorMode(allow_non_fake_inputs=True), pytest.raises(ValueError, match=message):
+        call()
+    with pytest.raises(ValueError, match=message) as caught:
+        call()
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None  # one traceback
+
+
+def test_a_number_that_became_a_symbol_is_checked():
+    counters.clear()
+    run = torch.compile(lambda p: lookup(PLAIN, WEIGHTS, p), fullgraph=True, backend="aot_eager")
+    for position in (2, 3, 4, 5):
+        assert torch.equal(run(position), WEIGHTS[position])
+        assert torch.equal(run(range(position, position - 3, -1)), WEIGHTS[position - 2 : position + 1].flip(0))
+    assert counters["stats"]["unique_graphs"] == 4
+    for outside in (7, range(3, 9), range(8, 2, -1)):
+        with pytest.raises(torch._dynamo.exc.Unsupported, match=f"lookup.{OUTSIDE} [678]'"):
+            run(outside)
+    assert torch.equal(run(1), WEIGHTS[1])

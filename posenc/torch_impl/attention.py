@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from posenc.spec.distance_plan import DistanceSpec
-from posenc.torch_impl import distance, inputs
+from posenc.torch_impl import distance, pairs
 
 ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -37,14 +37,17 @@ def score_mod(
 
     The bias is computed for each score in float32: float32 slope times n, or `weights[n, head]`. Tensors are read on
     `device`; None: that of the weights, or of the positions. A leading axis of 1, and none, serve every batch row.
+
+    n is read from a table of up to 2^16 distances. Where the runs of a plan span more, as those of a T5 bias with a
+    greater `max_distance` do, each score compares its distance with the first of every run, one after the other.
     """
-    fact, query, key, constants = distance.read("score_mod", spec, query_positions, key_positions)
+    read = distance.read_pairs("score_mod", spec, query_positions, key_positions)
+    fact, query, key = read.fact, read.query, read.key
     table = distance.read_table("score_mod", fact, weights)
-    if fact.strict and query.device.type == "cpu" and not inputs.traced():
-        distance.rows_of("score_mod", spec, fact, query, key)  # refuses a pair without a row
+    distance.check_strict("score_mod", spec, read)
     at = (query if table is None else table).device if device is None else torch.device(device)
     query, key = _one_batch("query_positions", query.to(at)), _one_batch("key_positions", key.to(at))
-    get = constants(at)
+    get = read.constants(at)
     slopes = get("slopes32") if table is None else table.to(at)
     hows = [axis.how for axis in fact.axes]
     entries = get("table") if "table" in hows else slopes
@@ -53,7 +56,7 @@ def score_mod(
     def scored(score: Tensor, batch: Tensor, head: Tensor, query_index: Tensor, key_index: Tensor) -> Tensor:
         q, k = _at(query, batch, query_index), _at(key, batch, key_index)
         distances = [b if fact.anchored else b - a for a, b in zip(q, k, strict=True)]
-        n = distance.number(fact, distances, lambda kind: entries if kind == "table" else many)
+        n = pairs.number(fact, distances, lambda kind: entries if kind == "table" else many)
         if table is None:
             return score + slopes[head] * n.to(torch.float32)
         found = slopes[n.clamp(min=0), head].to(torch.float32)

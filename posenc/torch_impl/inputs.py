@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
+from torch.fx.experimental.symbolic_shapes import guard_or_false, guard_scalar
 from torch.utils.dlpack import from_dlpack
 
 from posenc.spec import checks, weight_checks
@@ -31,6 +32,19 @@ CPU = torch.device("cpu")
 def traced() -> bool:
     """Whether this runs inside torch.compile or torch.export, or under a FakeTensorMode, where no value is known."""
     return torch.compiler.is_compiling() or isinstance(torch.empty(0, device=CPU), FakeTensor)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def said(function: Callable[..., object], *arguments: object) -> str | None:
+    """The sentence of the error that a function returns or raises; None if there is none.
+
+    To a trace it is a constant: it could not follow how a value is shown, nor the exact arithmetic of a plan.
+    """
+    try:
+        result = function(*arguments)
+    except ValueError as error:
+        result = error
+    return str(result) if isinstance(result, ValueError) else None
 
 
 def read_dtype(where: str, dtype: object) -> torch.dtype:
@@ -79,7 +93,7 @@ def read_table(where: str, table: object, pairs: int) -> tuple[Tensor, Tensor]:
 
 def read_weights(where: str, weights: object, shape: tuple[int, int]) -> Tensor:
     if not isinstance(weights, Tensor):
-        raise weight_checks.weights_dtype_error(where, type(weights).__name__)
+        raise weight_checks.weights_kind_error(where, weights)
     if weights.dtype not in _OUTPUT:
         raise weight_checks.weights_dtype_error(where, dtype_name(weights.dtype))
     if weights.dim() != 2 or weights.shape[0] != shape[0] or weights.shape[1] != shape[1]:
@@ -143,24 +157,67 @@ def read_integers(where: str, positions: object) -> Tensor | range:
     """`read_positions` of an argument that takes integers only; `where` names it."""
     if not isinstance(positions, Tensor | range | bool | int | float | list | tuple):
         positions = _foreign(where, positions)
-    if isinstance(positions, Tensor):
-        _refuse_floats(where, positions)
+    _refuse_floats(where, positions)
     found = read_positions(where, positions)
-    if isinstance(found, Tensor):
-        _refuse_floats(where, found)
+    if isinstance(found, Tensor) and found.is_floating_point():  # a list of another library's scalars
+        raise checks.position_dtype_error(where, "float")
     return found
 
 
-def read_traced_integers(where: str, positions: object) -> Tensor:
-    """`read_integers` inside a trace."""
-    found = read_traced_positions(where, positions)
-    _refuse_floats(where, found)
-    return found
+def read_traced_integers(where: str, positions: object) -> tuple[Tensor, Sequence[int] | None]:
+    """`read_integers` inside a trace; also, row-major, the values that Python knows, which are checked."""
+    _refuse_floats(where, positions)
+    known: Sequence[int] | None = None
+    if isinstance(positions, range):
+        known = positions
+    elif isinstance(positions, list | tuple):
+        numbers = checks.position_list(where, positions)
+        known = None if numbers is None else numbers.values  # type: ignore[assignment]  # floats are refused
+    elif isinstance(positions, int | torch.SymInt) and not isinstance(positions, bool):
+        known = [positions]  # type: ignore[list-item]  # a symbol counts as an integer
+    outside = None if known is None else first_outside(known, 1 - checks.POSITION_LIMIT, checks.POSITION_LIMIT - 1)
+    if outside is not None:
+        raise ValueError(said(checks.position_value_error, where, outside))
+    return read_traced_positions(where, positions), known
 
 
-def _refuse_floats(where: str, positions: Tensor) -> None:
-    if positions.dtype in _FLOATS:
-        raise checks.position_dtype_error(where, dtype_name(positions.dtype))
+def first_outside(known: Sequence[int], low: int, high: int) -> int | None:
+    """The first of known positions that is not from `low` to `high`; the ends of a range may be symbols."""
+    if not isinstance(known, range):
+        for position in known:
+            if _outside(position, low, high):
+                return plain(position)
+        return None
+    first, step = known.start, known.step
+    count = (known.stop - first + step - (1 if step > 0 else -1)) // step  # no len, which would ask for numbers
+    if count <= 0:
+        return None
+    inside = 0 if _outside(first, low, high) else ((high if step > 0 else low) - first) // step + 1
+    return plain(first + inside * step) if guard_or_false(inside < count) else None
+
+
+def plain(value: int) -> int:
+    """The number that a symbol stands for, on which the trace then depends."""
+    return int(guard_scalar(value))
+
+
+def _outside(position: int, low: int, high: int) -> bool:
+    """False also for a symbol of which nothing is known."""
+    return bool(guard_or_false(position < low) or guard_or_false(position > high))
+
+
+def _refuse_floats(where: str, positions: object) -> None:
+    if isinstance(positions, Tensor):
+        if positions.dtype in _FLOATS:
+            raise checks.position_dtype_error(where, dtype_name(positions.dtype))
+    elif _has_floats(positions):
+        raise checks.position_dtype_error(where, "float")
+
+
+def _has_floats(positions: object) -> bool:
+    if isinstance(positions, list | tuple):
+        return any([_has_floats(item) for item in positions])  # noqa: C419 - a generator would be traced as such
+    return isinstance(positions, float)
 
 
 def arange(positions: range, device: torch.device = CPU) -> Tensor:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import guard_scalar
 from torch.nn.functional import embedding
 
 from posenc.spec import exact, from_json, weight_checks
+from posenc.spec.resampling import Method
 from posenc.spec.row_plan import ResizePlan, RowSpec, resize_plan, row_plan
 from posenc.torch_impl import inputs
 from posenc.torch_impl.formats import round_once
@@ -23,6 +25,7 @@ from posenc.torch_impl.words import (
     Constant,
     is_one_of,
     json_value,
+    refuse,
     traced_constant,
     traced_json,
 )
@@ -46,29 +49,23 @@ class Rows(NamedTuple):
 def lookup(spec: RowSpec, weights: Tensor, positions: Any) -> Tensor:
     """The rows that positions read, in the dtype of the weights and on their device: `(*P,)` -> `(*P, dim)`.
 
-    Where positions are on an accelerator, and in a trace, one outside the table has NaN in every channel.
+    Arrays of positions in a trace, and on an accelerator, may name a position outside the table: NaN in every channel.
     Differentiable in the weights: the gradient is dense, and summed up in float32 at least.
     """
     traced = inputs.traced()
     plan = row_facts("lookup", spec, traced=traced)
     weights = inputs.read_weights("lookup", weights, (plan.rows, plan.dim))
-    read = inputs.read_traced_integers if traced else inputs.read_integers
-    return read_rows("lookup", plan, weights, read("lookup.positions", positions), traced=traced)
+    return read_rows("lookup", plan, weights, read_positions("lookup", plan, positions, traced=traced), traced=traced)
 
 
-def resize(spec: RowSpec, weights: Tensor, shape: tuple[int, ...], *, method: str) -> Tensor:
+def resize(spec: RowSpec, weights: Tensor, shape: Sequence[int], *, method: Method) -> Tensor:
     """The table of `spec.resized(shape)`, in the dtype of the weights: `(rows, dim)` -> `(kept + prod(shape), dim)`.
 
     In float64, with one rounding at the end, where the weights are on the CPU, also in a trace; in float32 elsewhere.
     Linear in the weights, and differentiable.
     """
     if inputs.traced():
-        if not is_one_of(spec, TABLES) or not isinstance(shape, tuple) or not isinstance(method, str):
-            _refuse("resize", spec, shape, method)
-        key = f"{traced_json(spec)}|{json_value(shape)}|{method}"
-        sizes = _traced_sizes(key)
-        if sizes is None:
-            _refuse("resize", spec, shape, method)
+        sizes, key = _traced_plan(spec, shape, method)
         device = str(inputs.read_weights("resize", weights, (sizes.rows, sizes.dim)).device)
         return _resized(sizes, weights, lambda kind, axis: traced_constant(kind, f"{axis}|{key}", device))
     plan = resize_plan("resize", spec, shape, method)
@@ -83,17 +80,9 @@ def row_facts(where: str, spec: object, *, traced: bool) -> Rows:
     if not traced:
         return _rows_of(where, spec)
     if not is_one_of(spec, TABLES):
-        _refuse(where, spec)
+        refuse(row_plan, where, spec)
     found: Rows = _traced_rows(traced_json(spec))
     return found
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _refuse(where: str, spec: object, *resizing: object) -> None:
-    """Raise what the arguments deserve: outside a trace, which would follow the exact arithmetic of a plan."""
-    if resizing:
-        resize_plan(where, spec, *resizing)
-    row_plan(where, spec)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -107,8 +96,19 @@ def _rows_of(where: str, spec: object) -> Rows:
     return Rows(plan.rows, plan.dim, plan.offset, plan.low, plan.high, plan.frozen_position, plan.scale, scale)
 
 
+def read_positions(where: str, plan: Rows, positions: Any, *, traced: bool) -> Tensor | range:
+    """Positions for `read_rows`; of those in a trace what Python knows is checked."""
+    if not traced:
+        return inputs.read_integers(f"{where}.positions", positions)
+    found, known = inputs.read_traced_integers(f"{where}.positions", positions)
+    outside = None if known is None else inputs.first_outside(known, plan.low, plan.high)
+    if outside is not None:
+        raise ValueError(inputs.said(weight_checks.row_position_error, where, plan.low, plan.high, outside))
+    return found
+
+
 def read_rows(where: str, plan: Rows, weights: Tensor, positions: Tensor | range, *, traced: bool) -> Tensor:
-    """What positions read, on the device of the weights; they are as `read_integers` returns them."""
+    """What positions read, on the device of the weights; they are as `read_positions` returns them."""
     if isinstance(positions, range):
         positions = inputs.arange(positions)
     inside = None
@@ -136,7 +136,7 @@ def _index(where: str, plan: Rows, positions: Tensor) -> Tensor:
 
 
 def _taken(plan: Rows, weights: Tensor, index: Tensor) -> Tensor:
-    """Rows as they are, or half precision in float32, where a gradient has to be summed up or a scale is to come."""
+    """Rows as they are, or half precision in float32, where a scale is to come, or a compiler sums up a gradient."""
     frozen = None if plan.frozen is None else plan.frozen + plan.offset
     compiled, half = torch.compiler.is_compiling(), weights.dtype in _HALVES
     if not (compiled or inputs.needs_operations(weights)):
@@ -146,38 +146,41 @@ def _taken(plan: Rows, weights: Tensor, index: Tensor) -> Tensor:
     apart = frozen is not None and (compiled or inputs.has_tangents())
     padding = None if apart else frozen
     if half and not compiled:
-        taken = _Widened.apply(weights, index, padding)  # type: ignore[no-untyped-call]
+        taken = _Taken.apply(weights, index, padding, weights.dtype if plan.scale == 1 else torch.float32)  # type: ignore[no-untyped-call]
     else:
         taken = embedding(index, weights.to(torch.float32) if half else weights, padding)
     return torch.where(index.eq(frozen or 0).unsqueeze(-1), taken.detach(), taken) if apart else taken
 
 
-class _Widened(torch.autograd.Function):
-    """Rows of a table in half precision, in float32: the gradient is rounded once, and no table is widened."""
+class _Taken(torch.autograd.Function):
+    """Rows of a table in half precision, in float32 or bit for bit: the gradient is summed up in float32, and no table
+    is widened.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(weights: Tensor, index: Tensor, padding: int | None) -> Tensor:  # noqa: ARG004 - for the gradient
-        return embedding(index, weights).to(torch.float32)
+    def forward(weights: Tensor, index: Tensor, padding: int | None, dtype: torch.dtype) -> Tensor:  # noqa: ARG004 - for the gradient
+        return embedding(index, weights).to(dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004 - torch passes three
-        weights, index, padding = inputs
+        weights, index, padding, ctx.wide = inputs
         ctx.rows, ctx.dtype, ctx.padding = weights.shape[0], weights.dtype, -1 if padding is None else padding
         ctx.save_for_backward(index)
         ctx.save_for_forward(index)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         (index,) = ctx.saved_tensors
-        total = torch.ops.aten.embedding_dense_backward(grads[0], index, ctx.rows, ctx.padding, False)
-        return total.to(ctx.dtype), None, None
+        wide = grads[0].to(torch.float32)
+        total = torch.ops.aten.embedding_dense_backward(wide, index, ctx.rows, ctx.padding, False)
+        return total.to(ctx.dtype), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         (index,) = ctx.saved_tensors
-        return embedding(index, tangents[0]).to(torch.float32)
+        return embedding(index, tangents[0]).to(ctx.wide)
 
 
 # --- Resizing ---
@@ -193,11 +196,30 @@ class _Sizes(NamedTuple):
     shape: tuple[int, ...]
     taps: tuple[int, ...]
     """Of every axis; 0 where it is copied."""
+    full: tuple[int, ...]
+    """Of these, how many every output has; the others may only fill up."""
 
 
 def _sizes(plan: ResizePlan) -> _Sizes:
     taps = tuple(0 if axis is None else len(axis.index[0]) for axis in plan.axes)
-    return _Sizes(plan.rows, plan.dim, plan.kept, plan.grid, plan.shape, taps)
+    full = tuple(0 if axis is None else min(sum(w != 0 for w in row) for row in axis.weights) for axis in plan.axes)
+    return _Sizes(plan.rows, plan.dim, plan.kept, plan.grid, plan.shape, taps, full)
+
+
+def _traced_plan(spec: RowSpec, shape: Any, method: object) -> tuple[_Sizes, str]:
+    """In a trace: the sizes, and the key of the constants."""
+    sizes, key, numbers = None, "", None
+    if isinstance(shape, tuple | list):  # of symbols, perhaps
+        numbers = [guard_scalar(n) if isinstance(n, int | torch.SymInt) else n for n in shape]
+        shape = tuple(numbers) if isinstance(shape, tuple) else numbers
+    integers = numbers is not None and all([isinstance(n, int) for n in numbers])  # noqa: C419 - for the trace
+    if integers and is_one_of(spec, TABLES) and isinstance(method, str):
+        key = f"{traced_json(spec)}|{json_value(tuple(shape))}|{method}"
+        sizes = _traced_sizes(key)
+    if sizes is None:
+        refuse(resize_plan, "resize", spec, shape, method)
+        raise ValueError("resize: expected in a trace a table of this library, a list or tuple of integers and a name")
+    return sizes, key
 
 
 def _plan_of(key: str) -> ResizePlan:
@@ -242,13 +264,20 @@ def _resized(sizes: _Sizes, weights: Tensor, get: Callable[[Any, int], Tensor]) 
     x = weights[sizes.kept :].to(wide).reshape(*sizes.grid, sizes.dim)
     for axis, taps in enumerate(sizes.taps):
         if taps:
-            index, factors = get("inputs", axis), get("factors", axis).to(wide)
-            x = _along(x, axis, index, factors.view(*factors.shape, *[1] * (x.dim() - 1 - axis)))
+            factors = get("factors", axis)
+            factors = factors.view(*factors.shape, *[1] * (x.dim() - 1 - axis))
+            x = _along(x, axis, get("inputs", axis), factors.to(wide), sizes.full[axis], factors != 0)
     grid = round_once(x, weights.dtype).reshape(-1, sizes.dim)
     return joined(weights[: sizes.kept], grid, axis=0) if sizes.kept else grid
 
 
-def _along(x: Tensor, axis: int, index: Tensor, factors: Tensor) -> Tensor:
-    """Each product and each sum rounded once: no fused multiply-add, whose bits would be those of one column."""
-    taps = [x.index_select(axis, tap) * factor for tap, factor in zip(index.unbind(0), factors.unbind(0), strict=True)]
-    return sum(taps[1:], taps[0])
+def _along(x: Tensor, axis: int, index: Tensor, factors: Tensor, full: int, real: Tensor) -> Tensor:
+    """Each product and each sum rounded once: no fused multiply-add, whose bits would be those of one column.
+
+    From tap `full` on, those that are not `real` only fill up: what they read is not added, not even as zero.
+    """
+    total = x.index_select(axis, index[0]) * factors[0]
+    for tap in range(1, index.shape[0]):
+        further = total + x.index_select(axis, index[tap]) * factors[tap]
+        total = further if tap < full else torch.where(real[tap], further, total)
+    return total

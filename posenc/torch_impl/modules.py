@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import has_static_value
 
 from posenc.spec import checks
 from posenc.spec.distance_plan import DistanceSpec, bias_plan
@@ -14,9 +15,9 @@ from posenc.spec.plan import PhaseSpec, RotarySpec, encoding_plan, table_plan
 from posenc.spec.row_plan import RowSpec, row_plan
 from posenc.torch_impl import inputs
 from posenc.torch_impl.distance import bias
-from posenc.torch_impl.formats import round_once
+from posenc.torch_impl.formats import add_once
 from posenc.torch_impl.inputs import traced
-from posenc.torch_impl.learned import read_rows, row_facts
+from posenc.torch_impl.learned import read_positions, read_rows, row_facts
 from posenc.torch_impl.phase import Table, add, table
 from posenc.torch_impl.rotation import rotate
 
@@ -157,15 +158,18 @@ class LearnedEncoding(torch.nn.Module):
         where, in_trace = "LearnedEncoding", traced()
         plan = row_facts(where, self.spec, traced=in_trace)
         inputs.read_x(where, x, plan.dim, positions)
-        read = inputs.read_traced_integers if in_trace else inputs.read_integers
-        if positions is not None:
-            found = read(f"{where}.positions", positions)
+        if positions is None and in_trace and not has_static_value(x.shape[-2]):
+            found: Any = torch.arange(x.shape[-2], device=x.device)  # a range would make a number of the symbol
         else:
-            found = torch.arange(x.shape[-2], device=x.device) if in_trace else range(x.shape[-2])
-        inputs.check_broadcast(where, x, (len(found),) if isinstance(found, range) else found.shape)
+            given = range(x.shape[-2]) if positions is None else positions
+            found = read_positions(where, plan, given, traced=in_trace)
+        shape = (len(found),) if isinstance(found, range) else found.shape
+        inputs.check_broadcast(where, x, shape)
+        if len(shape) == 0 and x.dim() > 1 and x.shape[-2] > 1:
+            raise checks.one_position_error(where, x.shape[-2])
         wide = torch.float64 if torch.float64 in (x.dtype, self.weights.dtype) else torch.float32
-        rows = read_rows(where, plan, self.weights, found, traced=in_trace)
-        return round_once(x.to(wide) + rows.to(wide), x.dtype)
+        rows = read_rows(where, plan, self.weights, found, traced=in_trace).to(wide)
+        return x + rows if x.dtype == wide else add_once(x, rows)
 
     def extra_repr(self) -> str:
         return f"{self.spec!r}, std={self.std}"

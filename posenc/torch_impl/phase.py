@@ -13,7 +13,7 @@ from torch import Tensor
 from posenc.spec.plan import PhaseSpec, RotarySpec
 from posenc.torch_impl import inputs
 from posenc.torch_impl.addition import encode_range, encode_values
-from posenc.torch_impl.formats import AddOnce
+from posenc.torch_impl.formats import add_once
 from posenc.torch_impl.inputs import CPU, arange, on_host
 from posenc.torch_impl.rounded import arrange, padded
 from posenc.torch_impl.waves import float_phase, fused_phase, phase_words, short_wave, wide_phase, wide_waves
@@ -105,8 +105,7 @@ def add(spec: PhaseSpec, x: Tensor, positions: Any = None) -> Tensor:
         return x + encoding
     if x.device.type != "cpu":
         return (x.to(wide) + encoding).to(x.dtype)
-    result: Tensor = AddOnce.apply(x, encoding)  # type: ignore[no-untyped-call]
-    return result
+    return add_once(x, encoding)
 
 
 def _read_and_encode(where: str, spec: PhaseSpec, key: str | None, positions: Any, dtype: object) -> Tensor:

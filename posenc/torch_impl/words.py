@@ -19,14 +19,15 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import guard_scalar
 
-from posenc.spec import DistancePlan, PhasePlan, Rope, RowPlan, Sinusoidal, exact, from_json, to_json
+from posenc.spec import DistancePlan, PhasePlan, Rope, RowPlan, Sinusoidal, checks, exact, from_json, to_json
 from posenc.spec.plan import Layout, PhaseSpec, RotarySpec, encoding_plan, phase_plan, table_plan
 from posenc.spec.rope_scaling import SCALINGS
 from posenc.spec.serialise import FAMILIES, SCHEMA
-from posenc.torch_impl.inputs import CPU
+from posenc.torch_impl.inputs import CPU, said
 
 Kind = Literal["wide", "phase", "fused"]
 _QUARTER_TURN = 1 << 30
+_FAMILIES = tuple(FAMILIES.values())
 _KINDS = tuple((family, kind, tuple(field.name for field in fields(kind))) for family, kind in FAMILIES.items())
 _PLANS = {kind: get_type_hints(kind.plan)["return"] for kind in FAMILIES.values()}
 DISTANCES = tuple(kind for kind, plan in _PLANS.items() if plan is DistancePlan)
@@ -83,24 +84,37 @@ def _still(plan: PhasePlan) -> tuple[tuple[int, int], ...]:
 def checked_facts(where: str, spec: object, *, rotary: bool | None = None) -> Facts:
     """The facts of what may be no specification, or not of a rotation, or of one; None: either will do."""
     try:
-        found = facts(spec)  # type: ignore[arg-type]  # asked again below if it is none
-    except (TypeError, ValueError):
-        _refuse(where, spec, rotary)
-        raise
-    if rotary not in (None, found.rotary):
-        _refuse(where, spec, rotary)
-    return found
+        found = facts(spec)  # type: ignore[arg-type]  # asked below if it is none
+        if rotary in (None, found.rotary):
+            return found
+        failure: Exception | None = None
+    except (TypeError, ValueError) as error:
+        failure = error
+    # behind the clause, or this error would have come while that one was handled
+    _check(rotary)(where, spec)
+    raise failure or AssertionError(f"{where}: a specification of the right kind was refused")
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _refuse(where: str, spec: object, rotary: bool | None) -> None:
-    """Raise what a specification of the wrong kind deserves: outside a trace, which would follow exact arithmetic."""
+def _check(rotary: bool | None) -> Callable[[str, object], object]:
     if rotary is None:
-        phase_plan(where, spec)
-    elif rotary:
-        table_plan(where, spec)
-    else:
-        encoding_plan(where, spec)
+        return phase_plan
+    return table_plan if rotary else encoding_plan
+
+
+def refuse(check: Callable[..., object], where: str, spec: object, *arguments: object) -> None:
+    """Raise what `check` says of a specification, and of what else it is given, in a trace too."""
+    if not torch.compiler.is_dynamo_compiling():
+        check(where, spec, *arguments)
+        return
+    # a specification that is made in the trace is none outside it
+    key = traced_json(spec) if is_one_of(spec, _FAMILIES) else None
+    sentence = said(_check_again, check, where, key, spec if key is None else None, *arguments)
+    if sentence is not None:
+        raise checks.SpecError(sentence)
+
+
+def _check_again(check: Callable[..., object], where: str, key: str | None, spec: object, *arguments: object) -> object:
+    return check(where, spec if key is None else from_json(key), *arguments)
 
 
 def words(spec: PhaseSpec, kind: Kind, device: torch.device) -> Tensor:
@@ -120,7 +134,7 @@ def trace_key(where: str, spec: PhaseSpec, *, rotary: bool | None = None) -> str
     """`traced_json` of a specification with phases."""
     kinds = (Sinusoidal, Rope) if rotary is None else (Rope,) if rotary else (Sinusoidal,)
     if not is_one_of(spec, kinds):
-        _refuse(where, spec, rotary)
+        refuse(_check(rotary), where, spec)
     return traced_json(spec)
 
 
