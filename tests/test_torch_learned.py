@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from itertools import product
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -155,6 +156,10 @@ def resized(spec, weights, shape, method):
         grid = made
     values = [grid[at] for at in product(*map(range, plan.shape))]
     return torch.cat((weights[: plan.kept], round_to(torch.tensor(values, dtype=torch.float64), weights.dtype)))
+
+
+def test_methods_are_annotated():
+    assert get_type_hints(resize)["method"] == resampling.Method
 
 
 @pytest.mark.parametrize("method", ["torch_bilinear", "torch_bicubic_antialias", "jax_cubic", "tf_bicubic"])
@@ -362,6 +367,18 @@ def test_sums_are_rounded_once(dtype, wide, weight, want, backend):
         assert torch.equal(tangent, torch.full_like(got, 2))
         each = vmap(lambda y: functional_call(module, {"weights": given[0]}, (y,)))(given[1])
         assert torch.equal(each, got)
+
+
+@pytest.mark.parametrize("backend", [None, "aot_eager"])
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_sums_that_are_not_finite(dtype, backend):
+    module = LearnedEncoding(PLAIN, dtype=torch.float64)
+    torch.nn.init.constant_(module.weights, torch.finfo(dtype).max)
+    run = module if backend is None else torch.compile(module, fullgraph=True, backend=backend)
+    x = torch.tensor([torch.inf, torch.nan, torch.finfo(dtype).max], dtype=dtype)
+    assert torch.equal(run(x, 0).nan_to_num(nan=1), torch.tensor([torch.inf, 1, torch.inf]).to(dtype).nan_to_num())
+    torch.nn.init.constant_(module.weights, -torch.inf)
+    assert torch.equal(run(x, 0).isnan(), torch.tensor([True, True, False]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES[2:])

@@ -26,13 +26,18 @@ def narrow(short: Tensor, error: Tensor, dtype: torch.dtype) -> Tensor:
 def odd(short: Tensor, error: Tensor) -> Tensor:
     """The real number `short + error`, whose nearest is `short`, rounded to odd: never a midpoint of a shorter format.
 
-    Signs are compared by their bits: where `short` is zero, it is the zero of the sign of what was lost.
+    That is its truncation, with the last bit set where it is not the number itself. Signs are compared by their bits:
+    where `short` is zero, it is the zero of the sign of what was lost.
     """
-    bits = short.view(torch.int64 if short.dtype == torch.float64 else torch.int32)
-    positive = error > 0
-    outward = torch.where(positive == (bits >= 0), 1, -1).to(bits.dtype)
-    inexact = (positive | (error < 0)) & ((bits & 1) == 0)  # a NaN is neither
-    return torch.where(inexact, bits + outward, bits).view(short.dtype)
+    bits = _signed_bits(short)
+    inexact = (error.abs() > 0).to(bits.dtype)  # a NaN is not, as where `short` is infinite
+    signs = _signed_bits(error) >> 8 * error.element_size() - 1
+    inward = (bits >> 8 * short.element_size() - 1) ^ signs.to(bits.dtype)  # -1 where the signs differ
+    return (inward * inexact + bits | inexact).view(short.dtype)
+
+
+def _signed_bits(values: Tensor) -> Tensor:
+    return values.view(torch.int64 if values.dtype == torch.float64 else torch.int32)
 
 
 def bits(values: Tensor) -> Tensor:

@@ -172,7 +172,9 @@ def read_traced_integers(where: str, positions: object) -> tuple[Tensor, Sequenc
         known = positions
     elif isinstance(positions, list | tuple):
         numbers = checks.position_list(where, positions)
-        known = None if numbers is None else numbers.values  # type: ignore[assignment]  # floats are refused
+        if numbers is not None and not numbers.integral:
+            raise checks.position_dtype_error(where, "float")
+        known = None if numbers is None else numbers.values  # type: ignore[assignment]  # integers, as just checked
     elif isinstance(positions, int | torch.SymInt) and not isinstance(positions, bool):
         known = [positions]  # type: ignore[list-item]  # a symbol counts as an integer
     outside = None if known is None else first_outside(known, 1 - checks.POSITION_LIMIT, checks.POSITION_LIMIT - 1)

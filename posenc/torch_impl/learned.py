@@ -153,9 +153,7 @@ def _taken(plan: Rows, weights: Tensor, index: Tensor) -> Tensor:
 
 
 class _Taken(torch.autograd.Function):
-    """Rows of a table in half precision, in float32 or bit for bit: the gradient is summed up in float32, and no table
-    is widened.
-    """
+    """Rows of a table in half precision, bit for bit or in float32; the gradient is rounded once, no table widened."""
 
     generate_vmap_rule = True
 
@@ -266,18 +264,25 @@ def _resized(sizes: _Sizes, weights: Tensor, get: Callable[[Any, int], Tensor]) 
         if taps:
             factors = get("factors", axis)
             factors = factors.view(*factors.shape, *[1] * (x.dim() - 1 - axis))
-            x = _along(x, axis, get("inputs", axis), factors.to(wide), sizes.full[axis], factors != 0)
+            x = _along(x, axis, get("inputs", axis), factors.to(wide), sizes.full[axis])
     grid = round_once(x, weights.dtype).reshape(-1, sizes.dim)
     return joined(weights[: sizes.kept], grid, axis=0) if sizes.kept else grid
 
 
-def _along(x: Tensor, axis: int, index: Tensor, factors: Tensor, full: int, real: Tensor) -> Tensor:
+def _along(x: Tensor, axis: int, index: Tensor, factors: Tensor, full: int) -> Tensor:
     """Each product and each sum rounded once: no fused multiply-add, whose bits would be those of one column.
 
-    From tap `full` on, those that are not `real` only fill up: what they read is not added, not even as zero.
+    From tap `full` on, those of factor 0 only fill up. In place of what they read -0.0 is added, which changes nothing:
+    neither infinities nor zeros of either sign.
     """
     total = x.index_select(axis, index[0]) * factors[0]
     for tap in range(1, index.shape[0]):
-        further = total + x.index_select(axis, index[tap]) * factors[tap]
-        total = further if tap < full else torch.where(real[tap], further, total)
+        term = x.index_select(axis, index[tap]) * factors[tap]
+        if tap >= full:
+            unread = factors[tap] == 0
+            if inputs.traced() or not x.is_cpu:
+                term = torch.where(unread, -0.0, term)
+            else:  # there are few: faster
+                term.index_fill_(axis, unread.flatten().nonzero().flatten(), -0.0)
+        total = total + term
     return total
