@@ -27,6 +27,7 @@ BARS = {
     **{f"{name} alibi": 1.5 for name in NAMES},
     **{f"{name} t5 bias": 1.0 for name in NAMES},
     **{f"{name} alibi of 2^20 keys": 2.5 for name in NAMES},
+    "tf alibi of 2^20 keys": 4.5,
     **{f"{name} alibi of 2^20 keys, extra memory / result": 0.25 for name in NAMES},
     **{f"{name} alibi": 1.5 for name in COMPILED},
     **{f"{name} t5 bias": 1.0 for name in COMPILED},
