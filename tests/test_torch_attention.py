@@ -244,6 +244,7 @@ def test_windows_have_coordinates():
 
 
 def test_flex_attention_has_no_backward_on_a_cpu():
+    """PyTorch's own limit, which the docstring of `score_mod` names: here it is seen when it falls."""
     q, k, v = (x.requires_grad_() for x in inputs(4, 4))
     with pytest.raises(NotImplementedError, match="backward"):
         flex_attention(q, k, v, score_mod=score_mod(SPECS["causal"], range(4), range(4)))

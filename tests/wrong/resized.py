@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from fractions import Fraction
 
@@ -169,11 +170,12 @@ class TwoAxes(PlainTable):
 # --- Kernels ---
 
 
-class Kernel(PlainTable):
+class Kernel(PlainTable, ABC):
     """Another resampler than the one asked for."""
 
+    @abstractmethod
     def change(self, own):
-        raise NotImplementedError
+        """What is exchanged in the one asked for."""
 
     def resampler(self, method):
         own = METHODS[method]
