@@ -1,0 +1,120 @@
+"""A plan held against what is there: every tensor accounted for, and each step with its shapes and dtypes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from posenc.interop import tensor_patterns
+from posenc.interop.contents import Entry
+from posenc.interop.port_plan import UNDECIDED, Move, Plan
+from posenc.interop.port_step import Sizes, Step, UnfitError, after, looks_positional, sizes
+from posenc.interop.safetensors_header import CheckpointError
+from posenc.interop.tensor_names import summary
+from posenc.spec import SpecError
+
+__all__ = ["Step", "steps"]
+
+_LISTED = 20
+_UNFIT = Entry((), "unfit")
+"""Of a step that is complained about already."""
+Complain = Callable[[str, Iterable[str]], None]
+
+
+def steps(plan: Plan, source: Mapping[str, Entry], target: Mapping[str, Entry] | None = None) -> list[Step]:
+    """Every tensor of the port, in the order of the plan and of the source.
+
+    `target` is what the target has: names, shapes and dtypes are then those, and what is not filled is `kept`. None:
+    the moves alone say it. Raises CheckpointError with all that does not fit: tensors of the source that are neither
+    moved nor left out, tensors of the target that are neither filled nor kept, patterns that no tensor has, shapes,
+    dtypes, and tensors that look positional without `rotary`, `rows` or `plain`.
+    """
+    complaints: dict[str, list[str]] = {}
+
+    def complain(about: str, names: Iterable[str]) -> None:
+        names = list(names)
+        if names:
+            complaints.setdefault(about, []).extend(names)
+
+    for name, reasons in (("left_out", plan.left_out), ("kept", plan.kept)):
+        undecided = [pattern for pattern, reason in reasons.items() if reason == UNDECIDED]
+        complain(f"expected a move, or a reason in {name}, received {UNDECIDED!r}", undecided)
+    made = list(_made(plan, source, complain))
+    sources, targets = {step.source for step in made}, Counter(step.target for step in made)
+    left_out = _matching(plan.left_out, source, complain, "expected a tensor of the source for left_out, received none")
+    complain("expected to be moved or left out, received both", [name for name in source if name in sources & left_out])
+    left = [name for name in source if name not in sources | left_out]
+    complain("expected a move or a reason in left_out for this tensor of the source, received neither", left)
+    several = [name for name, times in targets.items() if times > 1]
+    complain("expected one source for this target, received several", several)
+    if target is None:
+        complain("expected a target that has the tensors to be kept, received none", plan.kept)
+    else:
+        kept = _matching(plan.kept, target, complain, "expected a tensor of the target for kept, received none")
+        unknown = [name for name in targets if name not in target]
+        left = [name for name in target if name not in kept | set(targets)]
+        complain("expected to be filled or kept, received both", [name for name in targets if name in kept])
+        complain("expected a move or a reason in kept for this tensor of the target, received neither", left)
+        complain("expected a name that the target has, received a move to it", unknown)
+        for step in made:
+            for text in _differing(step.after, target.get(step.target, step.after)):
+                complain(text, [step.target])
+    if complaints:
+        raise CheckpointError(f"port: {_sentence(complaints)}")
+    return made
+
+
+def _made(plan: Plan, source: Mapping[str, Entry], complain: Complain) -> Iterator[Step]:
+    for move in plan.moves:
+        numbers = {name: tensor_patterns.matched(move.source, name) for name in source}
+        found = {name: each for name, each in numbers.items() if each is not None}
+        complain("expected a tensor of the source for this move, received none", [] if found else [move.source])
+        rows = _sizes(move, complain)
+        for name, each in found.items():
+            target, before = tensor_patterns.written(move.target, each), source[name]
+            bare = move.rotary is None and move.rows is None and move.plain is None
+            if bare and any(looks_positional(text, before.shape) for text in (name, target)):
+                complain("expected rotary, rows or plain for what looks positional, received none of them", [name])
+            result = _UNFIT
+            try:
+                if move.rows is None or rows is not None:
+                    result = after(move, before, rows)
+            except UnfitError as reason:
+                complain(str(reason), [name])
+            yield Step(move, name, target, before, result)
+
+
+def _sizes(move: Move, complain: Complain) -> Sizes | None:
+    try:
+        return None if move.rows is None else sizes(move.rows)
+    except SpecError as error:
+        complain(str(error), [move.source])
+        return None
+
+
+def _matching(patterns: Iterable[str], there: Mapping[str, Entry], complain: Complain, missing: str) -> set[str]:
+    found: set[str] = set()
+    for pattern in patterns:
+        names = [name for name in there if tensor_patterns.matched(pattern, name) is not None]
+        complain(missing, [] if names else [pattern])
+        found |= set(names)
+    return found
+
+
+def _differing(made: Entry, there: Entry) -> Iterator[str]:
+    if made == _UNFIT:
+        return
+    if made.shape != there.shape:
+        yield f"expected the shape {there.shape}, which the target has, received {made.shape}"
+    if made.dtype != there.dtype:
+        said = f"expected {there.dtype}, which the target has, or dtype={there.dtype!r} in the move"
+        yield f"{said}, received {made.dtype}"
+
+
+def _sentence(complaints: Mapping[str, list[str]]) -> str:
+    parts = []
+    for about, names in complaints.items():
+        listed = [f"{name!r:.200}" for name in summary(dict.fromkeys(names))]
+        more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+        parts.append(f"{', '.join(listed[:_LISTED])}{more}: {about}")
+    return "; ".join(parts)

@@ -1,0 +1,144 @@
+"""Drafts: what a config says of positions is filled in, and what nobody has said is left undecided, never guessed."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from posenc import Learned, Rope, SpecError, T5Bias
+from posenc.interop.checkpoints import Move, Plan, Rotary, Rows, apply, draft
+from posenc.interop.positional_tensors import Plain
+from posenc.interop.safetensors_header import CheckpointError
+
+LLAMA = {
+    "model_type": "llama",
+    "head_dim": 8,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
+}
+ATTENTION = "model.layers.{layer}.self_attn"
+ROPE = Rope(8, base=500_000.0, layout="half")
+
+
+def llama(layers=3) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    shapes = {"model.embed_tokens.weight": (11, 32), "model.norm.weight": (32,)}
+    for layer in range(layers):
+        for name, rows in (("q", 32), ("k", 16), ("v", 16)):
+            shapes[f"model.layers.{layer}.self_attn.{name}_proj.weight"] = (rows, 32)
+        shapes[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = (4,)
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+MOVES = [
+    Move("model.embed_tokens.weight", "embed.embedding"),
+    *(Move(f"{ATTENTION}.{n}_proj.weight", f"layers.{{layer}}.{n}.kernel", axes=(1, 0)) for n in "qkv"),
+]
+
+
+def test_the_config_says_what_is_turned():
+    plan = draft(llama(), MOVES, config=LLAMA, layout="interleaved")
+    assert [move.rotary for move in plan.moves] == [
+        None,
+        Rotary(ROPE, to="interleaved", heads=4),
+        Rotary(ROPE, to="interleaved", heads=2),
+        None,
+    ]
+    assert [move.axes for move in plan.moves] == [move.axes for move in MOVES]
+    assert plan.left_out["model.norm.weight"] == "undecided"
+    assert plan.left_out["model.layers.{layer}.self_attn.rotary_emb.inv_freq"].startswith("computed")
+
+
+def test_undecided_is_refused_until_it_is_edited():
+    source, target = llama(), {"embed.embedding": np.zeros((11, 32), np.float32), "norm.scale": np.zeros(32, "f4")}
+    plan = draft(source, MOVES[:1], config=LLAMA, target=target)
+    assert plan.kept == {"norm.scale": "undecided"}
+    with pytest.raises(
+        CheckpointError, match=r"'model.norm.weight', .*expected a move, or a reason in left_out"
+    ) as caught:
+        apply(plan, source, target)
+    assert "'norm.scale': expected a move, or a reason in kept, received 'undecided'" in str(caught.value)
+    record = json.loads(plan.to_json())
+    record["left_out"] = dict.fromkeys(record["left_out"], "not needed here")
+    record["kept"] = {}
+    record["moves"].append({"source": "model.norm.weight", "target": "norm.scale"})
+    del record["left_out"]["model.norm.weight"]
+    made = apply(Plan.from_json(json.dumps(record)), source, target)
+    np.testing.assert_array_equal(made["norm.scale"], source["model.norm.weight"])
+
+
+def test_layers_that_differ_get_moves_of_their_own():
+    config = LLAMA | {
+        "model_type": "gemma3_text",
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+    }
+    plan = draft(llama(), MOVES, config=config)
+    queries = [move for move in plan.moves if ".q_proj." in move.source]
+    assert [move.source for move in queries] == [f"model.layers.{n}.self_attn.q_proj.weight" for n in range(3)]
+    assert [move.target for move in queries] == [f"layers.{n}.q.kernel" for n in range(3)]
+    assert [move.rotary.spec.base for move in queries] == [10000.0, 1000000.0, 10000.0]
+
+
+def test_tables_and_what_only_looks_positional():
+    t5 = {
+        "model_type": "t5", "num_heads": 6, "d_kv": 4, "d_model": 8, "relative_attention_num_buckets": 32,
+        "relative_attention_max_distance": 128, "num_layers": 1,
+    }  # fmt: skip
+    attention = "encoder.block.0.layer.0.SelfAttention"
+    source = {
+        f"{attention}.q.weight": np.zeros((24, 8), np.float32),
+        f"{attention}.relative_attention_bias.weight": np.zeros((32, 6), np.float32),
+    }
+    plan = draft(source, [Move(name, name) for name in source], config=t5)
+    spec = T5Bias(6, buckets=32, max_distance=128, bidirectional=True)
+    assert plan.moves[0].plain == "t5 turns no queries and keys"
+    assert plan.moves[1].rows == Rows(spec, spec)
+
+
+def test_what_is_said_has_precedence():
+    said = Rotary(ROPE, to="half", heads=4)
+    moves = [Move(f"{ATTENTION}.q_proj.weight", "q.{layer}", rotary=said)]
+    assert draft(llama(), moves, config=LLAMA, layout="interleaved").moves[0].rotary == said
+
+
+def test_an_unknown_family_is_told():
+    source = {"body.0.pos_table": np.zeros((16, 4), np.float32)}
+    moves = [Move("body.{layer}.pos_table", "p.{layer}")]
+    config = {"model_type": "of_mine"}
+    with pytest.raises(SpecError, match=r"'body.0.pos_table': expected a tensor that is known of model_type 'of_mine'"):
+        draft(source, moves, config=config)
+    spec = Learned(16, 4)
+    plan = draft(source, moves, config=config, known={"body.{layer}.pos_table": Rows(spec, spec)})
+    assert plan.moves[0].rows == Rows(spec, spec)
+    assert draft(source, moves, config=config, known={"body.{layer}.pos_table": Plain("why")}).moves[0].plain == "why"
+
+
+def test_a_pattern_of_what_is_left_fits_nothing_else():
+    source = {f"layers.{n}.w": np.zeros(1, np.float32) for n in range(4)}
+    plan = draft(source, [Move("layers.2.w", "w")])
+    assert plan.left_out == dict.fromkeys(("layers.0.w", "layers.1.w", "layers.3.w"), "undecided")
+    assert draft(source, []).left_out == {"layers.{layer}.w": "undecided"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"moves": ["a"]}, "draft.moves[0]: expected Move(...), received 'a'"),
+        ({"moves": [], "layout": "sideways"}, "draft.layout: expected 'half', 'interleaved' or None"),
+        ({"moves": [], "layout": "half"}, "draft.config: expected one where layout is said, received None"),
+        ({"moves": [], "known": {}}, "draft.config: expected one where known is said, received None"),
+    ],
+)
+def test_wrong_arguments(arguments, sentence):
+    with pytest.raises(SpecError) as caught:
+        draft({"a": np.zeros(1)}, **arguments)
+    assert sentence in str(caught.value)
