@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 PIP_FLAGS ?=
 WORKERS ?= 2
-TEST_EXTRAS ?= numpy torch jax tf
+TEST_EXTRAS ?= numpy torch jax tf interop
 
 comma := ,
 tag := $(subst $(comma),-,$(EXTRAS))

@@ -115,6 +115,28 @@ def convert_layout(
     print(f"Copied {conversion.copied} tensors. The config is not changed.")  # noqa: T201
 
 
+def port(plan: Path, source: Path, target: Path, *, template: Path | None, dry_run: bool) -> None:
+    """Write the tensors of `source` as `target`, as `plan` says, and print what was moved, left out and kept."""
+    try:
+        from posenc.interop import port_files, port_listing  # noqa: PLC0415 - NumPy, which others do without
+
+        said = port_files.read_plan(plan)
+        with port_files.prepared(said, source, target, template=template) as ready:
+            if not dry_run:
+                with _bar(ready.size, "porting") as announce:
+                    ready.write(announce)
+            lines = port_listing.listing(said, ready.steps, ready.left_out, ready.kept)
+    except ModuleNotFoundError as missing:
+        if missing.name not in ("numpy", "ml_dtypes", "h5py"):
+            raise
+        raise UsageError(f"posenc port needs {missing.name}: pip install 'posenc[interop]'") from None
+    except ValueError as error:  # of a plan or a file
+        raise UsageError(str(error)) from None
+    for line in lines:
+        print(line)  # noqa: T201
+    print("Nothing was written." if dry_run else f"Written: {str(target)!r}")  # noqa: T201
+
+
 def _application() -> "typer.Typer":
     application = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -174,6 +196,30 @@ def _application() -> "typer.Typer":
         """
         convert_layout(source, target, config=config, to=to, said=said, keep=keep or [])
 
+    @application.command("port")
+    def port_command(
+        plan: Annotated[Path, typer.Argument(metavar="PLAN.json", help="Which tensor becomes which.")],
+        source: Annotated[
+            Path, typer.Argument(metavar="IN", help="A .safetensors, .npz, .weights.h5 or .keras file, or a folder.")
+        ],
+        target: Annotated[
+            Path, typer.Argument(metavar="OUT", help="A name that does not exist yet; its suffix says the format.")
+        ],
+        template: Annotated[
+            Path | None,
+            typer.Option(metavar="FILE", help="Saved from the target model; .weights.h5 and .keras need one."),
+        ] = None,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and write nothing.")] = False,
+    ) -> None:
+        """Carry the tensors of a checkpoint to another framework, as a plan says.
+
+        IN may be a safetensors file, an index of shards, a folder with one of them, an .npz or a file of Keras. What
+        the plan does not account for is refused by name; pickles are never opened. Tensors may be larger than memory.
+
+        Exit code 0: OUT is complete, or would be; 2: it was not written, and the message says why.
+        """
+        port(plan, source, target, template=template, dry_run=dry_run)
+
     return application
 
 
@@ -206,7 +252,7 @@ def _progress() -> Iterator[run.Announce]:
 
 
 @contextlib.contextmanager
-def _bar(size: int) -> Iterator[checkpoint_layout.Announce]:
+def _bar(size: int, what: str = "converting") -> Iterator[checkpoint_layout.Announce]:
     """Bytes done, on standard error where that is a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -214,7 +260,7 @@ def _bar(size: int) -> Iterator[checkpoint_layout.Announce]:
         return
     parts = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*parts, console=console, transient=True) as progress:
-        task = progress.add_task("converting", total=size)
+        task = progress.add_task(what, total=size)
         yield lambda count: progress.advance(task, count)
 
 

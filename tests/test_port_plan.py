@@ -33,7 +33,7 @@ PLAN = Plan(
         Move("other.weight", "other", rows=Rows(Learned(510, 16), Learned.opt(510, 16), fill="zeros")),
         Move("rel.weight", "rel", rows=Rows(T5, T5, axis=1)),
         Move("shaw.weight", "shaw", rows=Rows(ShawClip(8), TransformerXLIndex(8, shortest=-8))),
-        Move("swin.weight", "swin", rows=Rows(SwinIndex(3, window=(7, 7)), SwinIndex(3, window=(7, 7)))),
+        Move("swin.weight", "swin", rows=Rows(SwinIndex(3, window=(7, 7)))),
         Move("encoder.q.weight", "encoder.q", plain="T5 turns no channels"),
     ],
     left_out={"layers.{layer}.rotary_emb.inv_freq": "computed from the specification"},
@@ -55,6 +55,7 @@ def test_the_text_is_one_line_a_move_with_each_specification_once():
         "rope", "learned", "learned_2", "t5_bias", "shaw_clip", "transformer_xl_index", "swin_index",
     ]  # fmt: skip
     assert record["moves"][0] == {"source": "embed.weight", "target": "embed.embedding"}
+    assert record["moves"][8]["rows"] == {"source": "swin_index"}
     assert record["moves"][5]["rows"] == {"source": "learned_2", "target": "learned", "fill": "zeros"}
 
 
@@ -104,7 +105,8 @@ MOVE = {"source": "a", "target": "b"}
             {"moves": [MOVE | {"rotary": {"spec": "rope", "to": "half", "heads": 1}}]},
             "Plan.moves[0]: Rotary.spec: expected a name of Plan.specs, received 'rope'",
         ),
-        ({"moves": [MOVE | {"rows": {"source": "x"}}]}, "Plan.moves[0]: Rows.target: expected this key"),
+        ({"moves": [MOVE | {"rows": {"target": "x"}}]}, "Plan.moves[0]: Rows.source: expected this key"),
+        ({"moves": [MOVE | {"rows": {"source": 1}}]}, "Rows.source: expected a name of Plan.specs, received 1"),
     ],
 )
 def test_a_wrong_text_is_refused_by_name(change, sentence):
@@ -154,6 +156,10 @@ def test_a_wrong_part_is_refused_in_one_sentence(make, sentence):
     with pytest.raises(SpecError) as caught:
         make()
     assert sentence in str(caught.value)
+
+
+def test_rows_stay_unless_it_is_said():
+    assert Rows(T5) == Rows(T5, T5)
 
 
 def test_parts_are_equal_by_value_and_frozen():

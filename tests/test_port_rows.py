@@ -153,6 +153,18 @@ class ShawClipInside:
 
 
 @dataclass(frozen=True)
+class Rectangle:
+    """Rows of the distances from -1 to 1 on one axis and from 0 to `size` - 1 on another, row by row."""
+
+    size: int
+
+    def plan(self):
+        first = (Run(LEAST_DISTANCE, None), Run(-1, 0, self.size), Run(2, None))
+        second = (Run(LEAST_DISTANCE, None), Run(0, 0, 1), Run(self.size, None))
+        return DistancePlan(axes=(first, second), rows=3 * self.size, heads=None)
+
+
+@dataclass(frozen=True)
 class AnchoredClip:
     """Rows of key positions from 0 to 3, whatever the query is."""
 
@@ -179,6 +191,11 @@ SENTENCES = [
         Rows(SwinIndex(2, (2, 2)), SwinIndex(2, (2, 3))),
         "Rows.target: expected distances that the source has rows for, received distance (-1, -2), "
         "which reads row 14 of the target",
+    ),
+    (
+        Rows(Rectangle(2), Rectangle(4)),
+        "Rows.target: expected distances that the source has rows for, received distance (-1, 2), "
+        "which reads row 2 of the target",
     ),
     (
         Rows(T5Bias(8, bidirectional=True), T5Bias(12, bidirectional=True)),

@@ -2,7 +2,8 @@
 
     python tools/test_extras.py numpy jax
 
-No other framework may be loaded by the column, and the columns that are not installed answer with one sentence.
+No other framework may be loaded by the column, and the columns that are not installed answer with one sentence. With
+`interop` a checkpoint is carried from format to format.
 """
 
 from __future__ import annotations
@@ -16,9 +17,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VECTORS = ROOT / "posenc" / "conformance" / "vectors"
-COLUMNS = {"numpy": "numpy_impl", "torch": "torch_impl", "jax": "jax_impl", "tf": "tf_impl"}
+COLUMNS = {
+    "numpy": "numpy_impl",
+    "torch": "torch_impl",
+    "jax": "jax_impl",
+    "tf": "tf_impl",
+    "interop": "numpy_impl",
+}
 NEEDS = {  # what a column may load: its framework and what that brings
     "numpy": {"numpy", "ml_dtypes"},
+    "interop": {"numpy", "ml_dtypes"},
     "torch": {"torch", "numpy"},
     "jax": {"jax", "numpy", "ml_dtypes"},
     "tf": {"tensorflow", "keras", "numpy", "ml_dtypes"},
@@ -82,6 +90,32 @@ for other, package in packages.items():
 print(f"posenc[{extra}]: {len(flat + turned + biases)} values right, no other framework loaded")
 """
 
+PORT = """
+import sys, tempfile
+from pathlib import Path
+import h5py
+import numpy as np
+from posenc import Rope
+from posenc.interop.checkpoints import Move, Plan, Rotary, apply, port
+
+folder = Path(tempfile.mkdtemp())
+rows = np.arange(16 * 4, dtype=np.float32).reshape(16, 4)
+turned = Rotary(Rope(8, base=10000.0, layout="half"), to="interleaved", heads=2)
+plan = Plan([Move("q_proj.weight", "q/vars/0", rotary=turned, axes=(1, 0))])
+expected = rows[[0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]].T
+assert (apply(plan, {"q_proj.weight": rows})["q/vars/0"] == expected).all()
+np.savez(folder / "in.npz", **{"q_proj.weight": rows})
+with h5py.File(folder / "fresh.weights.h5", "w") as file:
+    file["q/vars/0"] = np.zeros((4, 16), np.float32)
+port(plan, folder / "in.npz", folder / "out.safetensors")
+port(plan, folder / "in.npz", folder / "out.weights.h5", template=folder / "fresh.weights.h5")
+with h5py.File(folder / "out.weights.h5") as file:
+    assert (file["q/vars/0"][()] == expected).all()
+again = Plan([Move("q/vars/0", "q", plain="as it is")])
+assert (apply(again, folder / "out.safetensors")["q"] == expected).all()
+print("posenc[interop]: carried from .npz to .safetensors and .weights.h5")
+"""
+
 
 def run(*command: object) -> None:
     subprocess.run([str(part) for part in command], check=True, cwd=tempfile.gettempdir())
@@ -112,6 +146,8 @@ def main(extras: list[str]) -> None:
             pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
             run(*pip, "--constraint", ROOT / "constraints.txt", f"posenc[{extra}] @ {wheel.as_uri()}")
             run(python, "-c", USE, extra, COLUMNS[extra], ",".join(NEEDS[extra]))
+            if extra == "interop":
+                run(python, "-c", PORT)
 
 
 if __name__ == "__main__":

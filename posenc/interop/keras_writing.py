@@ -14,7 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from posenc.interop import checkpoint_files, keras_files, zip_members
+from posenc.interop import checkpoint_files, keras_files, keras_weights, zip_members
 from posenc.interop.port_check import Step
 from posenc.interop.safetensors_header import CheckpointError
 from posenc.interop.tensor_source import COPIED, refusing
@@ -38,11 +38,11 @@ def check_template(target: Path, template: Path | None) -> None:
         with zip_members.opened(template) as members:
             for name in members.members:
                 parts = name.split("/")
-                if name not in (*_TEXTS, keras_files.WEIGHTS) and (
+                if name not in (*_TEXTS, keras_weights.WEIGHTS) and (
                     parts[0] != "assets" or ".." in parts or "\\" in name
                 ):
                     raise CheckpointError(
-                        f"{template}: expected {', '.join(_TEXTS)}, {keras_files.WEIGHTS} and assets, "
+                        f"{template}: expected {', '.join(_TEXTS)}, {keras_weights.WEIGHTS} and assets, "
                         f"received {name!r:.200}"
                     )
 
@@ -51,8 +51,8 @@ def write(path: Path, template: Path, steps: Sequence[Step], pieces: Pieces) -> 
     """The template as a new file at `path`, with the results of `steps`; what comes between is in the same folder."""
     archive = path.name.endswith(".keras")
     weights = path.with_name(f".{path.name}.h5") if archive else path
-    with keras_files.weights(template, path.parent) as place, weights.open("xb") as file:
-        shutil.copyfileobj(keras_files.Window(*place), file, COPIED)
+    with keras_weights.weights(template, path.parent) as place, weights.open("xb") as file:
+        keras_weights.copied(place, file)
     _overwrite(weights, template, steps, pieces)
     if archive:
         _pack(path, template, weights)
@@ -60,7 +60,7 @@ def write(path: Path, template: Path, steps: Sequence[Step], pieces: Pieces) -> 
 
 
 def _overwrite(weights: Path, template: Path, steps: Sequence[Step], pieces: Pieces) -> None:
-    library = keras_files.h5py()
+    library = keras_weights.h5py()
     with refusing(str(template), "an HDF5 file that can be written", *keras_files.ERRORS):
         file = library.File(weights, "r+")
     try:
@@ -70,16 +70,27 @@ def _overwrite(weights: Path, template: Path, steps: Sequence[Step], pieces: Pie
             dataset = found.get(step.target)
             if dataset is None or keras_files.entry(library, where, dataset) != step.after:
                 raise CheckpointError(f"{where}: expected {step.after}, received another dataset: the file has changed")
-            done = 0
+            start = 0
             for piece in pieces(step):
-                start = done
-                for box, shape in boxes(step.after.shape, start, start + piece.size):
-                    count = math.prod(shape)
-                    values = piece[done - start : done - start + count].reshape(shape)
-                    dataset[box] = values.view(dataset.dtype)
-                    done += count
+                _fill(dataset, step.after.shape, start, piece)
+                start += piece.size
     finally:
+        _close(file)
+
+
+def _fill(dataset: Any, shape: tuple[int, ...], start: int, piece: NDArray[Any]) -> None:
+    done = 0
+    for box, size in boxes(shape, start, start + piece.size):
+        count = math.prod(size)
+        dataset[box] = piece[done : done + count].reshape(size).view(dataset.dtype)
+        done += count
+
+
+def _close(file: Any) -> None:
+    try:
         file.close()
+    except RuntimeError as error:  # what HDF5 had not written yet and cannot write now: the disk is full
+        raise OSError(str(error)) from None
 
 
 def boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[Box, tuple[int, ...]]]:
@@ -110,7 +121,7 @@ def _pack(path: Path, template: Path, weights: Path) -> None:
     with zip_members.opened(template) as source, zipfile.ZipFile(path, "x") as archive:
         for name, info in source.members.items():
             member = zipfile.ZipInfo(name, info.date_time)
-            if name == keras_files.WEIGHTS:
+            if name == keras_weights.WEIGHTS:
                 with weights.open("rb") as file, archive.open(member, "w", force_zip64=True) as written:
                     shutil.copyfileobj(file, written, COPIED)
                 continue

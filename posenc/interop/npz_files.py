@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import tokenize
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -61,7 +62,7 @@ def opened(path: Path, scratch: Path | None = None) -> Iterator[Source]:
 
 
 def _array(where: str, member: IO[bytes]) -> _Array:
-    errors = (*zip_members.ERRORS, SyntaxError, TypeError, RecursionError, MemoryError, OSError)
+    errors = (*zip_members.ERRORS, SyntaxError, tokenize.TokenError, TypeError, RecursionError, MemoryError)
     with refusing(where, "an array in NumPy's format", *errors):
         start = member.read(8)
         if start not in (b"\x93NUMPY\x01\x00", b"\x93NUMPY\x02\x00"):  # 3.0 is for names of fields
@@ -84,7 +85,8 @@ def _array(where: str, member: IO[bytes]) -> _Array:
         )
     if not dtype.isnative:
         raise CheckpointError(f"{where}: expected numbers in the byte order of this machine, received {dtype.str!r}")
-    return _Array(checked(where, shape, dtype.name), fortran, 8 + count + header)
+    name = dtype.name if dtype.kind in "biufc" else dtype.str
+    return _Array(checked(where, shape, name), fortran, 8 + count + header)
 
 
 def check_steps(target: Path, steps: Sequence[Step]) -> None:

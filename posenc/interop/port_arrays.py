@@ -111,7 +111,7 @@ def _mapped(where: str, node: Any, path: Path, function: Callable[[str, Any], An
 def _mapped_by_jax(where: str, node: Any, path: Path, function: Callable[[str, Any], Any]) -> Any:
     """The same of what JAX knows as a pytree: `nnx.State`, other registered classes."""
     jax = sys.modules.get("jax")
-    if jax is None or jax.tree_util.all_leaves([node]):
+    if jax is None:
         raise _kind_error(where, path, node)
     leaves, structure = jax.tree_util.tree_flatten_with_path(node)
     made = []

@@ -56,19 +56,21 @@ class Rows:
     ----------
     source, target : the specifications that say what its rows are, before and after: two of `Learned`, or two of a
         bias by distance (`T5Bias`, `SwinIndex`, `ShawClip`, ...) in any combination. Each row of the target gets the
-        row that the source reads for the same position or distance.
+        row that the source reads for the same position or distance. None: those of the source stay as they are.
     axis : the axis of the source that has the rows: 1 for t5x, whose tables are `(heads, buckets)`.
     fill : what rows get that no position of the source reads: `zeros`. None: there are no such rows, else it is an
         error.
     """
 
     source: RowSpec | DistanceSpec
-    target: RowSpec | DistanceSpec
+    target: RowSpec | DistanceSpec = None  # type: ignore[assignment]  # never None once it is made
     _: KW_ONLY
     axis: int = 0
     fill: Literal["zeros"] | None = None
 
     def __post_init__(self) -> None:
+        if self.target is None:
+            object.__setattr__(self, "target", self.source)
         for name in ("source", "target"):
             spec = getattr(self, name)
             if lowered(spec, RowPlan) is None:

@@ -107,6 +107,8 @@ def _written(part: Move | Rotary | Rows, specs: dict[Any, str]) -> dict[str, Any
         said = getattr(part, one.name) if one.name != "_" else one.default
         if isinstance(said, Rotary | Rows):
             record[one.name] = _written(said, specs)
+        elif isinstance(part, Rows) and one.name == "target" and part.target == part.source:
+            continue
         elif one.name in _SPECS.get(type(part), ()):
             record[one.name] = _name(said, specs)
         elif said != one.default:
@@ -151,9 +153,9 @@ def _move(number: int, record: Any, specs: Mapping[str, Any]) -> Move:
 
 def _part(kind: type[Any], record: Any, specs: Mapping[str, Any]) -> Any:
     names = tuple(one.name for one in fields(kind) if one.name != "_")
-    needed = ("spec", "to", "heads") if kind is Rotary else ("source", "target")
+    needed = ("spec", "to", "heads") if kind is Rotary else ("source",)
     values = _members(kind.__name__, record, names, needed)
-    for name in _SPECS[kind]:
+    for name in set(_SPECS[kind]) & set(values):
         if not isinstance(values[name], str) or values[name] not in specs:
             received = checks.shown(values[name])
             raise SpecError(f"{kind.__name__}.{name}: expected a name of Plan.specs, received {received}")

@@ -46,6 +46,7 @@ _BOX = r"(?:layout_)?embeddings\.[xyhw]_position_embeddings\.weight"
 _SIDES = r"(?P<side>encoder|decoder)\.embed_positions\.weights?"
 _FORMULA = "computed: sines and cosines of the position"
 _SINES = left_out(_FORMULA)
+_PROJECTED = plain("projects rows of positions, and has none")
 _GATE = plain("belongs to the gate of a bias, and is no table")
 _CONVOLUTION = _rows(
     (r"encoder\.pos_conv_embed\..+", unspecified("a convolution over time, which stands for positions"))
@@ -71,7 +72,8 @@ _TABLES: tuple[tuple[str, tuple[Table, ...]], ...] = (
     # learned, position p reads row p
     (
         "align_text_model bert bert-generation big_bird blip_text_model chinese_clip_text_model dpr ernie "
-        "flava_text_model fnet git lxmert megatron-bert mobilebert roc_bert splinter tapas",
+        "flava_text_model fnet git instructblip_qformer instructblipvideo_qformer lxmert "
+        "megatron-bert mobilebert roc_bert splinter tapas",
         _rows((_WORDS, absolute(_LENGTH, _DIM))),
     ),
     ("albert convbert electra squeezebert", _rows((_WORDS, absolute(_LENGTH, "embedding_size")))),
@@ -117,7 +119,8 @@ _TABLES: tuple[tuple[str, tuple[Table, ...]], ...] = (
     ),
     ("mra nystromformer yoso", _rows((_WORDS, absolute(_LENGTH, _DIM, offset=2)))),
     ("bart mbart mvp plbart", _rows((_SIDES, absolute(_LENGTH, "d_model", offset=2)))),
-    ("biogpt opt", _rows((r"embed_positions\.weight", absolute(_LENGTH, _DIM, offset=2, padding="row")))),
+    ("biogpt", _rows((r"embed_positions\.weight", absolute(_LENGTH, _DIM, offset=2)))),
+    ("opt", _rows((r"embed_positions\.weight", absolute(_LENGTH, _DIM, offset=2, padding="row")))),
     (
         "trocr",
         _rows(
@@ -168,6 +171,7 @@ _TABLES: tuple[tuple[str, tuple[Table, ...]], ...] = (
                 ),
             ),
             (r"encoder\.rel_embeddings\.weight", deberta),
+            (r"attention\.self\.pos_(?:q_|key_|query_)?proj\..+", _PROJECTED),
         ),
     ),
     (
@@ -181,7 +185,10 @@ _TABLES: tuple[tuple[str, tuple[Table, ...]], ...] = (
     (
         "wav2vec2-conformer",
         _CONVOLUTION
-        + _rows((r"pos_bias_[uv]", unspecified("Transformer-XL's u and v, beside encodings that are computed"))),
+        + _rows(
+            (r"pos_bias_[uv]", unspecified("Transformer-XL's u and v, beside encodings that are computed")),
+            (r"linear_pos\..+", _PROJECTED),
+        ),
     ),
     ("wav2vec2-bert", _rows((r"distance_embedding\.weight", shaw))),
     # patches
@@ -204,10 +211,12 @@ _TABLES: tuple[tuple[str, tuple[Table, ...]], ...] = (
         _rows((r"embeddings\.position_embedding", patches(1))),
     ),
     (
-        "altclip_vision_model chinese_clip_vision_model clip_vision_model clipseg_vision_model git_vision_model "
-        "idefics_vision metaclip_2_vision_model owlv2_vision_model owlvit_vision_model xclip_vision_model",
+        "altclip_vision_model bridgetower_vision_model chinese_clip_vision_model clip_vision_model "
+        "clipseg_vision_model git_vision_model metaclip_2_vision_model owlv2_vision_model owlvit_vision_model "
+        "xclip_vision_model",
         _rows((_CLIP, patches(1, axis=0))),
     ),
+    ("idefics_vision", _rows((_CLIP, patches(1, dim="embed_dim", axis=0)))),
     (
         "idefics2_vision idefics3_vision siglip_vision_model smolvlm_vision",
         _rows((_CLIP, patches(0, axis=0))),
@@ -236,7 +245,12 @@ _TABLES: tuple[tuple[str, tuple[Table, ...]], ...] = (
         _rows((_SIDES, _SINES), (r"embed_positions\._float_tensor", _SINES)),
     ),
     ("xglm", _rows((r"embed_positions\.(?:weights|_float_tensor)", _SINES))),
-    ("audioflamingo3_encoder qwen2_audio_encoder voxtral_encoder", _rows((r"embed_positions\.weight", _SINES))),
+    # Whisper's encoder, but for its formula: the numbers come from the file
+    ("qwen2_audio_encoder", _rows((r"embed_positions\.weight", absolute("max_source_positions", "d_model")))),
+    (
+        "audioflamingo3_encoder voxtral_encoder",
+        _rows((r"embed_positions\.weight", absolute("max_source_positions", _DIM))),
+    ),
     (
         "whisper",
         _rows(
@@ -247,7 +261,8 @@ _TABLES: tuple[tuple[str, tuple[Table, ...]], ...] = (
     ("roformer", _rows((r"encoder\.embed_positions\.weight", _SINES))),
     # nothing but a convolution, or nothing
     ("data2vec-audio hubert sew unispeech unispeech-sat wav2vec2", _CONVOLUTION),
-    ("bloom ctrl mpt", ()),
+    ("blip-2 instructblip instructblipvideo", _rows((r"query_tokens", plain("trained queries, which are not turned")))),
+    ("blip_2_qformer bloom bridgetower ctrl flava mpt", ()),
 )
 TABLES: dict[str, tuple[Table, ...]] = {name: tables for names, tables in _TABLES for name in names.split()}
 

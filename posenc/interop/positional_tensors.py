@@ -131,9 +131,6 @@ def _part(values: Mapping[str, Any], name: str) -> _Part:
             if match is not None and isinstance(part, Mapping) and part.get("model_type"):
                 values, name, where, inner = part, match["rest"], f"{where}.{key}", True
                 break
-    text = values.get("text_config")
-    if isinstance(text, Mapping) and values.get("model_type") not in TABLES | FAMILIES:
-        values, where = text, f"{where}.text_config"  # what is in no other part
     return _Part(Settings(where, values), name)
 
 

@@ -16,7 +16,7 @@ from posenc.interop.tensor_source import COPIED, refusing, spooled
 
 _LOCAL_HEADER = 30
 ERRORS = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, OverflowError,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, OverflowError, OSError,
     RuntimeError,  # a member that is encrypted
     NotImplementedError,  # a compression that zipfile does not know
 )  # fmt: skip
