@@ -167,6 +167,19 @@ def test_one_number_is_a_difference(position, channel):
     assert found.index == (position, channel)
 
 
+@pytest.mark.parametrize("share", [-1.01, -0.99, 0.99, 1.01])
+@pytest.mark.parametrize("seed", range(20))
+def test_the_bound_is_where_it_is_said_to_be(seed, share):
+    expected = sinusoid(32, 512).astype(float)
+    row, channel = np.random.default_rng(seed).integers((512, 32))
+    received = expected.copy()
+    received[row, channel] += 1e-3
+    allowed = compare(expected, received, what="encoding").allowed
+    received[row, channel] = expected[row, channel] + share * allowed
+    found = compare(expected, received, what="encoding")
+    assert found.differences == (("nothing",) if abs(share) < 1 else ("unexplained",))
+
+
 def test_a_learned_number_may_not_move_at_all():
     expected = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
     received = expected.copy()
@@ -210,6 +223,28 @@ def test_noise_has_no_name(seed, rows):
     assert compare((one, other), (other, one + 1), what="table").differences == ("unexplained",)
     assert compare(one, other, what="bias").differences == ("unexplained",)
     assert compare(np.rint(8 * one), np.rint(8 * other), what="bias").differences == ("unexplained",)
+
+
+@pytest.mark.parametrize("rows", range(2, 8))
+@pytest.mark.parametrize("seed", range(5))
+def test_few_rows_fit_any_frequency_and_get_no_name(seed, rows):
+    angles = np.exp(1j * np.random.default_rng(seed).uniform(0, 3, (rows, 12)))
+    angles[0] = 1
+    circle = np.stack([angles.imag, angles.real], axis=-1).reshape(rows, 24)
+    assert compare(sinusoid(24, rows), circle, what="encoding").differences == ("unexplained",)
+
+
+@pytest.mark.parametrize("keys", [1, 2, 3, 4])
+def test_few_keys_get_no_name(keys):
+    one, other = np.random.default_rng(keys).standard_normal((2, 5, 9, keys))
+    assert compare(one, other, what="bias").differences == ("unexplained",)
+
+
+def test_waves_that_are_not_even_get_no_name():
+    """Another base, and far positions early and late in turn: the base alone does not say it."""
+    positions = np.arange(600)
+    late = table(frequencies(64, 5e5))(positions + 0.01 * (positions > 300) * (-1.0) ** positions)
+    assert compare(table(frequencies(64)), late, what="table").differences == ("unexplained",)
 
 
 # --- What cannot be told ---
@@ -310,6 +345,14 @@ def test_what_cannot_be_compared_is_refused(arguments, sentence):
         compare(given.pop("expected"), given.pop("received"), **given)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["encoding", "table", "bias"])
+def test_what_is_expected_is_a_number(what):
+    expected = sinusoid(32, 64)
+    expected[3, 4] = np.nan
+    with pytest.raises(SpecError, match=r"compare\.expected: expected (finite )?numbers, received NaN"):
+        compare(*([(expected, expected)] * 2 if what == "table" else [expected] * 2), what=what)
 
 
 def test_a_function_that_answers_another_shape_is_refused():

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from posenc import Learned, Rope, cli
 from posenc.interop import json_text, port_files
+from posenc.interop.port_moves import told
 from posenc.interop.port_plan import Move, Plan, Rotary, Rows
 
 HALF = Rope(head_dim=8, base=10000.0, layout="half")
@@ -81,7 +82,7 @@ def test_it_says_what_it_does(call, folder):
     code, out, err = call("plan.json", "in.safetensors", "out.weights.h5", "--template", "model.weights.h5")
     assert (code, err) == (0, "")
     assert out.startswith(LISTING)
-    assert out.splitlines()[2].endswith(f"rows of {Learned(6, 4, offset=2)!r} to those of {Learned(6, 4)!r}")
+    assert out.splitlines()[2].endswith(f"-> float32 [6, 4], {told(MOVES[1])[0]}")
     assert out.splitlines()[3:] == [
         "1 tensor is left out:",
         "  'lm_head.0': tied",

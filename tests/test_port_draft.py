@@ -42,7 +42,7 @@ MOVES = [
 
 
 def test_the_config_says_what_is_turned():
-    plan = draft(llama(), MOVES, config=LLAMA, layout="interleaved")
+    plan = draft(llama(), MOVES, config=LLAMA, target_layout="interleaved")
     assert [move.rotary for move in plan.moves] == [
         None,
         Rotary(ROPE, to="interleaved", heads=4),
@@ -107,7 +107,12 @@ def test_tables_and_what_only_looks_positional():
 def test_what_is_said_has_precedence():
     said = Rotary(ROPE, to="half", heads=4)
     moves = [Move(f"{ATTENTION}.q_proj.weight", "q.{layer}", rotary=said)]
-    assert draft(llama(), moves, config=LLAMA, layout="interleaved").moves[0].rotary == said
+    assert draft(llama(), moves, config=LLAMA, target_layout="interleaved").moves[0].rotary == said
+
+
+def test_weights_that_were_permuted_are_said_to_be():
+    plan = draft(llama(), MOVES, config=LLAMA, source_layout="interleaved", target_layout="half")
+    assert plan.moves[1].rotary == Rotary(Rope(8, base=500_000.0, layout="interleaved"), to="half", heads=4)
 
 
 def test_an_unknown_family_is_told():
@@ -133,8 +138,8 @@ def test_a_pattern_of_what_is_left_fits_nothing_else():
     ("arguments", "sentence"),
     [
         ({"moves": ["a"]}, "draft.moves[0]: expected Move(...), received 'a'"),
-        ({"moves": [], "layout": "sideways"}, "draft.layout: expected 'half', 'interleaved' or None"),
-        ({"moves": [], "layout": "half"}, "draft.config: expected one where layout is said, received None"),
+        ({"moves": [], "target_layout": "sideways"}, "draft.target_layout: expected 'half', 'interleaved' or None"),
+        ({"moves": [], "source_layout": "half"}, "draft.config: expected one where source_layout is said, received None"),
         ({"moves": [], "known": {}}, "draft.config: expected one where known is said, received None"),
     ],
 )

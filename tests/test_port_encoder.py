@@ -33,7 +33,7 @@ import encoder_sources as sources
 import port_encoder
 from port_encoder import Run, Source
 
-# Of outputs up to 4.4 (logits) and 6.1 (hidden states). What is seen is 5.5e-6 and less; transformers itself is up to
+# Of outputs up to 4.4 (logits) and 6.1 (hidden states). What is seen is 5.2e-6 and less; transformers itself is up to
 # 3.6e-6 away from its own float64.
 LIMIT = 2e-5
 FRAMEWORKS = ("nnx", "keras")
@@ -268,10 +268,10 @@ def test_rows_are_not_made_up(minilm, framework, rows, reason):
 
 
 def test_a_table_that_was_bfloat16(minilm, framework, scratch):
-    """Trained positions are small beside the words: the numbers move by 1.0e-3, 50 times the limit, no more."""
+    """Trained positions are small beside the words: the outputs move by 1.7e-3, 84 times the limit, no more."""
     name = "embeddings.position_embeddings.weight"
     source = cast(minilm.source, name, scratch / f"{framework}.safetensors")
-    assert seen(minilm, ported(framework, source, scratch)) > 40 * LIMIT
+    assert seen(minilm, ported(framework, source, scratch)) > 50 * LIMIT
     found = compare(table_of(source), load_file(source.file)[name], what="encoding")
     assert found.differences == ("dtype",), str(found)
 

@@ -170,6 +170,7 @@ def test_files_of_a_template_in_a_keras_archive_stay(saved, tmp_path):
         assert new.namelist() == old.namelist()
         assert all(old.read(name) == new.read(name) for name in old.namelist() if name != "model.weights.h5")
         assert new.getinfo("model.weights.h5").compress_type == zipfile.ZIP_STORED
+        assert new.getinfo("assets/layers/words.txt").compress_type == zipfile.ZIP_DEFLATED
     for name in ("out.keras", "out.weights.h5"):
         same(held(saved / "source.safetensors"), held(tmp_path / name))
     same(held(saved / "template.keras"), held(packed))  # read though it is compressed

@@ -149,6 +149,7 @@ def encrypted(path):
         (header(descr="<f3"), "expected an array in NumPy's format, received"),
         (header(more=1), "expected an array in NumPy's format, received Header does not contain the correct keys"),
         (changed(bytes(8), b"\x01" + bytes(7)), "received Bad CRC-32"),
+        (changed(b"\x07" * 9, b"\x08" * 9, savez(a=np.r_[np.zeros(2**16, "u1"), np.full(9, 7, "u1")])), "Bad CRC-32"),
         (
             lambda path: member(compress_type=zipfile.ZIP_DEFLATED)(path) or damage(path, 60),
             "expected",

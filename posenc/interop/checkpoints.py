@@ -38,7 +38,8 @@ def draft(
     moves: Iterable[Move],
     *,
     config: object = None,
-    layout: Literal["half", "interleaved"] | None = None,
+    source_layout: Literal["half", "interleaved"] | None = None,
+    target_layout: Literal["half", "interleaved"] | None = None,
     target: Any = None,
     known: Mapping[str, Holding] | None = None,
 ) -> Plan:
@@ -47,8 +48,8 @@ def draft(
     `moves` say what cannot be known: which tensor becomes which, and how kernels are transposed. By `config` (a dict,
     a config.json, its folder, a config object of transformers) those of queries and keys get their `rotary`, position
     and bias tables their `rows`, and what only looks positional its `plain`; what the config computes is left out.
-    `layout` is the pair layout of the target, None that of the source; the rows of tables stay as they are, which an
-    edit of `rows.target` changes. `known` says by patterns what tensors of an unknown family are
+    `target_layout` is the pair layout that weights get, None that which they have; `source_layout` what they have, where
+    the config does not tell. The rows of tables stay as they are, which an edit of `rows` changes. `known` says by patterns what tensors of an unknown family are
     (`posenc.interop.positional_tensors`).
 
     Tensors of the source that no move names are left out as `undecided`, and so are those of `target`, where it is
@@ -57,7 +58,8 @@ def draft(
     `source` and `target` as of `contents`. Raises SpecError for a config that contradicts the tensors.
     """
     there = None if target is None else contents(target)
-    return drafted(contents(source), moves, config=config, layout=layout, target=there, known=known)
+    layouts = {"source_layout": source_layout, "target_layout": target_layout}
+    return drafted(contents(source), moves, config=config, **layouts, target=there, known=known)
 
 
 def apply(plan: Plan, source: Any, target: Any = None) -> Any:

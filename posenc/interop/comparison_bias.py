@@ -13,7 +13,7 @@ from posenc.interop import comparison_inputs as inputs
 from posenc.interop.comparison_buckets import buckets
 from posenc.interop.comparison_case import EQUAL, Case, Tolerance, extended
 from posenc.interop.comparison_distance import Pairs
-from posenc.interop.comparison_formats import Float64, formats, half_unit
+from posenc.interop.comparison_formats import HALVES, Float64, formats, half_unit
 from posenc.interop.comparison_pair_moves import moves
 from posenc.interop.comparison_words import CAUSES, Cause, causes
 from posenc.spec.checks import SpecError
@@ -41,6 +41,8 @@ def biases(expected: Any, received: Any, positions: Any, key_positions: Any, tol
         for name, one in given
     )
     layout: list[Cause] = []
+    if np.isnan(e).any():
+        raise SpecError("compare.expected: expected numbers, received NaN")
     if e.shape != r.shape:
         r, layout = _moved_axes(e, r)
     shape = (-1, len(query), len(key))
@@ -116,7 +118,7 @@ def _some(length: int) -> NDArray[np.intp]:
 def _why(e: Float64, pairs: Pairs, allowed: Float64, depth: int, names: Iterable[str]) -> tuple[Cause, ...] | None:
     """The fewest causes after which all pairs agree."""
     r = formats(pairs.received)
-    narrow = tuple(name for name in r if name not in formats(e))
+    narrow = tuple(name for name in r if name not in formats(e) and (name in HALVES or not allowed.any()))
     frontier: list[tuple[tuple[Cause, ...], Float64, Float64]] = [((), e, allowed)]
     found = _agreement(e, pairs.received, allowed, narrow)
     if found is not None:

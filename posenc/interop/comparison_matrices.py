@@ -89,6 +89,8 @@ def _twice(bounds: Float64, name: str) -> Float64:
 
 def matrices(e: Encoding, r: Encoding, tolerance: Tolerance, *, wavy: bool, axes: tuple[str, ...] = ()) -> Case:
     """Two matrices at their positions; of equal lengths unless tables were given whole."""
+    if not np.isfinite(e.values).all():
+        raise SpecError("compare.expected: expected finite numbers, received NaN or infinity")
     found = e.seen()
     bound = FLOAT32 if found is not None or wavy else EQUAL
     allowed = bounds(e.values, e.positions, found, wavy=wavy)
@@ -108,6 +110,9 @@ def matrices(e: Encoding, r: Encoding, tolerance: Tolerance, *, wavy: bool, axes
 
 def _explained(e: Encoding, r: Encoding, allowed: Float64, found: Seen | None) -> tuple[Cause, ...] | None:
     """Why they differ; a few rows that are zero in one alone are said, and the others looked at."""
+    if not np.isfinite(r.values).all():
+        row, _ = np.argwhere(~np.isfinite(r.values))[0]
+        return (Cause("unexplained", f"position {r.positions[row]:.0f} of the received has NaN or infinity"),)
     if len(e.values) == len(r.values):
         full = [(one.values != 0).any(axis=1) for one in (e, r)]
         odd = np.flatnonzero(full[0] != full[1])

@@ -12,6 +12,8 @@ from posenc.interop.comparison_rows import Indices
 from posenc.interop.comparison_words import Cause, number, things
 
 _GREATEST_SHIFT = 64
+_FEWEST_KEYS = 4
+"""A row of one key is any other plus a number."""
 
 
 Step = tuple[Cause, Float64, Float64]
@@ -93,6 +95,8 @@ def _shifted(e: Float64, allowed: Float64, pairs: Pairs) -> Iterator[Step]:
 
 
 def _constants(e: Float64, allowed: Float64, pairs: Pairs) -> Iterator[Step]:
+    if e.shape[2] < _FEWEST_KEYS:
+        return
     with np.errstate(invalid="ignore"):
         rest = pairs.received - e
     known = np.isfinite(rest)
@@ -148,10 +152,10 @@ def _narrow(e: Float64, allowed: Float64, pairs: Pairs) -> Iterator[Step]:
 
 def _rows(e: Float64, allowed: Float64, pairs: Pairs) -> Iterator[Step]:
     """A table of the same rows in another order: pairs that share a row do so in both."""
+    if not (np.isfinite(e).all() and np.isfinite(pairs.received).all()):
+        return
     weights = np.random.default_rng(0).standard_normal(len(e))[:, None, None]
     ours, theirs = ((weights * part).sum(axis=0).ravel() for part in (e, pairs.received))
-    if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
-        return
     values, first, where = np.unique(ours, return_index=True, return_inverse=True)
     if len(values) < 2 or len(values) > len(ours) // 2:
         return

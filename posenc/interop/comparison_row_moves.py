@@ -48,7 +48,7 @@ def _factor(given: Matrices, before: Map) -> Iterator[tuple[Cause, Map]]:
     factor = float(np.abs(given.received[rows]).sum() / total)
     if np.isfinite(factor) and factor and abs(factor - 1) > 2.0**-20:
         text = f"values are {number(factor)} times the expected (magnitude, or attention factor)"
-        slack = 2.0**-11 if given.narrow and given.narrow[0][0] in HALVES else 2.0**-20
+        slack = 2.0**-11 if any(name in HALVES for name, _ in given.narrow) else 2.0**-20
         yield Cause("scaling", text), replace(before, factors=before.factors * factor, slack=slack)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from posenc.interop.comparison_angles import narrow_angles
-from posenc.interop.comparison_formats import HALVES, Float64, formats
+from posenc.interop.comparison_formats import Float64, formats
 from posenc.interop.comparison_layouts import Seen, noise, orders, pairings, seen
 from posenc.interop.comparison_rows import Indices, Matrices
 from posenc.interop.comparison_rules import relation
@@ -57,7 +57,7 @@ def why(expected: Encoding, received: Encoding, allowed_: Float64, found: Seen |
     named = orders(expected.values.shape[1]) if expected.look is seen else _table_orders(expected.values.shape[1])
     given = Matrices(expected.values, received.values, allowed_, expected.positions, received.positions, named)
     plain = agreement(given, given.same)
-    if plain is not None or not np.isfinite(received.values).all():
+    if plain is not None:
         return plain
     other = received.seen() if found is not None else None
     if found is not None and other is not None:
@@ -94,8 +94,7 @@ def _waves(e: Seen, r: Seen, given: Matrices) -> tuple[Cause, ...]:
         found = _merged(found, Cause("scaling", text))
     if turned and not mirrored:
         found.append(Cause("sign", "sines are negated, positions run the other way"))
-    if any(name in HALVES for name, _ in given.narrow):
-        name, text = next(one for one in given.narrow if one[0] in HALVES)
+    for name, text in given.narrow[:1]:
         found = _merged(found, Cause("dtype", text if not found else f"values are rounded to {name}"))
     return causes(*found)
 

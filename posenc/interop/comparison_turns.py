@@ -30,6 +30,8 @@ def rotations(expected: Any, received: Any, positions: Any, head_dim: int, toler
     outputs = ours(x, places), theirs(x, places)
     flat = np.full(outputs[0].shape, tolerance or 0.0)
     plain = Case(*outputs, flat, ("position", "channel"), (places,), None, EQUAL)
+    if not np.isfinite(outputs[1]).all():
+        return replace(plain, found=(Cause("unexplained", "the received has NaN or infinity"),))
     try:
         r, r_parts = probed("compare.received", theirs, head_dim, places)
     except NoRotation as error:

@@ -14,13 +14,16 @@ from posenc.interop.port_plan import UNDECIDED, Plan
 from posenc.interop.positional_tensors import Holding, LeftOut, positional_tensors
 from posenc.spec import SpecError, checks
 
+Layout = Literal["half", "interleaved"]
+
 
 def drafted(
     source: Mapping[str, Entry],
     moves: Iterable[Move],
     *,
     config: object = None,
-    layout: Literal["half", "interleaved"] | None = None,
+    source_layout: Layout | None = None,
+    target_layout: Layout | None = None,
     target: Mapping[str, Entry] | None = None,
     known: Mapping[str, Holding] | None = None,
 ) -> Plan:
@@ -29,10 +32,13 @@ def drafted(
     for number, move in enumerate(moves):
         if not isinstance(move, Move):
             raise SpecError(f"draft.moves[{number}]: expected Move(...), received {checks.shown(move)}")
-    checks.choice("draft.layout", layout, (*LAYOUTS, None))
-    if config is None and (layout is not None or known is not None):
-        raise SpecError(f"draft.config: expected one where {'layout' if layout else 'known'} is said, received None")
-    held = {} if config is None else positional_tensors(config, source, known=known)
+    said = {"source_layout": source_layout, "target_layout": target_layout}
+    for name, layout in said.items():
+        checks.choice(f"draft.{name}", layout, (*LAYOUTS, None))
+    for name, value in (said | {"known": known}).items():
+        if config is None and value is not None:
+            raise SpecError(f"draft.config: expected one where {name} is said, received None")
+    held = {} if config is None else positional_tensors(config, source, known=known, layout=source_layout)
     plain = [move for move in moves if move.rotary is None and move.rows is None and move.plain is None]
     made: list[Move] = []
     for move in moves:
@@ -41,9 +47,9 @@ def drafted(
         if move not in plain or not any(holdings.values()):
             made.append(move)
         elif len(set(holdings.values())) == 1:
-            made.append(_told(move, holdings[names[0]], layout))
+            made.append(_told(move, holdings[names[0]], target_layout))
         else:  # layers that differ, each by its own name
-            made += [_told(_single(move, name), holding, layout) for name, holding in holdings.items()]
+            made += [_told(_single(move, name), holding, target_layout) for name, holding in holdings.items()]
     left = [name for name in source if not any(tensor_patterns.matched(m.source, name) is not None for m in moves)]
     reasons = {name: holding.reason if isinstance(holding := held.get(name), LeftOut) else UNDECIDED for name in left}
     filled = set[str]()
@@ -54,7 +60,7 @@ def drafted(
     return Plan(made, left_out=_patterns(reasons, source), kept=_patterns(kept, target or ()))
 
 
-def _told(move: Move, holding: Holding | None, layout: Literal["half", "interleaved"] | None) -> Move:
+def _told(move: Move, holding: Holding | None, layout: Layout | None) -> Move:
     """The move with what the config says of its tensors."""
     if holding is None:
         return move

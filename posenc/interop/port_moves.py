@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, Literal
 
 from posenc.interop import tensor_patterns
@@ -152,7 +152,9 @@ def told(move: Move) -> list[str]:
         told.append(f"{layout}, {count} heads of {move.rotary.spec.head_dim}")
     if move.rows is not None:
         same = move.rows.source == move.rows.target
-        told.append(f"rows of {move.rows.source!r}" + ("" if same else f" to those of {move.rows.target!r}"))
+        told.append(
+            f"rows of {_short(move.rows.source)}" + ("" if same else f" to those of {_short(move.rows.target)}")
+        )
         if move.rows.fill is not None:
             told.append(f"{move.rows.fill} where no position reads")
     if move.plain is not None:
@@ -164,6 +166,12 @@ def told(move: Move) -> list[str]:
     if move.dtype is not None:
         told.append(f"to {move.dtype}")
     return told
+
+
+def _short(spec: Any) -> str:
+    """A specification without the fields that have their default."""
+    said = [one.name for one in fields(spec) if one.name != "_" and getattr(spec, one.name) != one.default]
+    return f"{type(spec).__name__}({', '.join(f'{name}={getattr(spec, name)!r}' for name in said)})"
 
 
 def check_reason(where: str, reason: object, *, optional: bool = False) -> None:

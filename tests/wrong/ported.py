@@ -1,6 +1,6 @@
 """Ports that went wrong, in plain NumPy: what was meant, what came out, and what has to be said about it."""
 
-# ruff: noqa: ARG001, ARG005 - a port takes what any of them needs
+# ruff: noqa: ARG005 - a port takes what any of them needs
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -501,7 +501,7 @@ def t5(wrong, weights=True, both=True):
     return make
 
 
-def slopes_of(wrong, right=lambda m: alibi(m)):
+def slopes_of(wrong, right=alibi):
     def make(heads, rng):
         return right(slopes(heads)), wrong(slopes(heads)), {"what": "bias"}
 
@@ -564,7 +564,7 @@ BIASES = [
         "t5_both_sides",
         ("sign",),
         "share one bucket in the expected",
-        t5(lambda of, rows: of(lambda d: bucket(d)), weights=False, both=False),
+        t5(lambda of, rows: of(bucket), weights=False, both=False),
     ),
     Port(
         "t5_buckets",
