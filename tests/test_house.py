@@ -27,7 +27,9 @@ OWN_FRAMEWORKS = {
     "jax_impl": {"jax", "numpy", "ml_dtypes"},
     "tf_impl": {"tensorflow", "keras", "numpy", "ml_dtypes"},
 }
-ON_ARRAYS = re.compile(r"interop/(tensor_files|tensor_source|npz_files|keras_\w+|port_\w+|comparison\w*|checkpoints)\.py")
+ON_ARRAYS = re.compile(
+    r"interop/(tensor_files|tensor_source|npz_files|keras_\w+|port_\w+|comparison\w*|checkpoints)\.py"
+)
 """Files of interop that work on arrays: NumPy's and its column's. Keras's files are h5py's."""
 FLOORS = {
     "spec": 0,

@@ -139,7 +139,10 @@ def test_a_pattern_of_what_is_left_fits_nothing_else():
     [
         ({"moves": ["a"]}, "draft.moves[0]: expected Move(...), received 'a'"),
         ({"moves": [], "target_layout": "sideways"}, "draft.target_layout: expected 'half', 'interleaved' or None"),
-        ({"moves": [], "source_layout": "half"}, "draft.config: expected one where source_layout is said, received None"),
+        (
+            {"moves": [], "source_layout": "half"},
+            "draft.config: expected one where source_layout is said, received None",
+        ),
         ({"moves": [], "known": {}}, "draft.config: expected one where known is said, received None"),
     ],
 )

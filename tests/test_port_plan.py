@@ -71,7 +71,9 @@ def test_printed_a_plan_says_what_happens():
     assert len(text.splitlines()) == len(PLAN.moves) + 2
     assert "half to interleaved, 8 heads of 16, axes [1, 0], shape [64, 8, 16], to bfloat16" in text
     assert "stays half, 1 of 2 heads of 16" in text
-    assert "rows of Learned(length=510, dim=16) to those of Learned(length=510, dim=16, offset=2, padding='row')" in text
+    assert (
+        "rows of Learned(length=510, dim=16) to those of Learned(length=510, dim=16, offset=2, padding='row')" in text
+    )
     assert "zeros where no position reads" in text
     assert "encoder.q.weight -> encoder.q, as it is (T5 turns no channels)" in text
     assert "rngs.count: kept, of dropout" in text

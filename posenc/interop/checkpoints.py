@@ -15,10 +15,23 @@ from posenc.interop.port_draft import drafted
 from posenc.interop.port_files import port
 from posenc.interop.port_plan import Move, Plan, Rotary, Rows
 from posenc.interop.positional_tensors import Holding
+from posenc.interop.safetensors_header import CheckpointError
 from posenc.interop.tensor_files import open_source
 from posenc.spec import SpecError, checks
 
-__all__ = ["Entry", "Move", "Plan", "Rotary", "Rows", "Step", "apply", "contents", "draft", "port"]
+__all__ = [
+    "CheckpointError",
+    "Entry",
+    "Move",
+    "Plan",
+    "Rotary",
+    "Rows",
+    "Step",
+    "apply",
+    "contents",
+    "draft",
+    "port",
+]
 
 
 def contents(checkpoint: Any) -> dict[str, Entry]:
@@ -48,9 +61,9 @@ def draft(
     `moves` say what cannot be known: which tensor becomes which, and how kernels are transposed. By `config` (a dict,
     a config.json, its folder, a config object of transformers) those of queries and keys get their `rotary`, position
     and bias tables their `rows`, and what only looks positional its `plain`; what the config computes is left out.
-    `target_layout` is the pair layout that weights get, None that which they have; `source_layout` what they have, where
-    the config does not tell. The rows of tables stay as they are, which an edit of `rows` changes. `known` says by patterns what tensors of an unknown family are
-    (`posenc.interop.positional_tensors`).
+    `target_layout` is the pair layout that weights get, None that which they have; `source_layout` the one they have,
+    where the config does not tell. The rows of tables stay as they are, which an edit of `rows` changes. `known` says
+    by patterns what tensors of an unknown family are (`posenc.interop.positional_tensors`).
 
     Tensors of the source that no move names are left out as `undecided`, and so are those of `target`, where it is
     given, kept; a plan with anything undecided is refused by `apply` and `port`.
