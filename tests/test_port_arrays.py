@@ -18,6 +18,7 @@ import torch
 from flax import nnx
 
 from posenc import Learned, Rope
+from posenc.interop.checkpoints import apply
 from posenc.interop.contents import Entry
 from posenc.interop.layouts import permute
 from posenc.interop.port_arrays import apply_in_memory, as_entries, as_numpy, flattened, like
@@ -373,3 +374,30 @@ def test_a_random_key_cannot_be_moved():
     step = steps(Plan((Move("key", "key"),)), as_entries(source))
     with pytest.raises(CheckpointError, match=r"^'key': expected a dense array of numbers, received one of key<fry>$"):
         apply_in_memory(step, source)
+
+
+def tied() -> tuple[torch.nn.Module, Plan]:
+    model = torch.nn.Sequential(torch.nn.Embedding(5, 3), torch.nn.Linear(3, 5, bias=False))
+    model[1].weight = model[0].weight
+    return model, Plan([Move("e", "0.weight"), Move("h", "1.weight")])
+
+
+def test_tied_weights_get_the_same_numbers_or_none():
+    model, plan = tied()
+    rows = np.arange(15, dtype=np.float32).reshape(5, 3)
+    made = apply(plan, {"e": rows, "h": rows.copy()}, model.state_dict())
+    model.load_state_dict(made)
+    assert (model[0].weight.detach().numpy() == rows).all()
+    with pytest.raises(
+        CheckpointError, match=r"the same numbers for '0.weight' and '1.weight', which share their memory"
+    ):
+        apply(plan, {"e": rows, "h": rows + 1}, model.state_dict())
+
+
+def test_what_is_kept_and_tied_to_what_is_filled_is_filled():
+    model, _ = tied()
+    rows = np.arange(15, dtype=np.float32).reshape(5, 3)
+    model.load_state_dict(
+        apply(Plan([Move("e", "0.weight")], kept={"1.weight": "tied"}), {"e": rows}, model.state_dict())
+    )
+    assert (model[1].weight.detach().numpy() == rows).all()

@@ -111,6 +111,11 @@ def test_a_dry_run_writes_nothing(call, folder):
     assert {path.name for path in folder.iterdir()} == THERE
     refused(call("plan.json", "in.safetensors", "out.npz", "--dry-run"), "'step/vars/{n}'")  # whatever is wrong is said
     refused(call("bare.json", "in.safetensors", "in.safetensors", "--dry-run"), "nothing is overwritten")
+    for place in ("no/out.npz", "bare.json/out.npz"):
+        for more in ((), ("--dry-run",)):
+            refused(
+                call("bare.json", "in.safetensors", place, *more), f"{place}: expected a folder that exists and can"
+            )
 
 
 def test_without_a_template(call, folder):
@@ -140,8 +145,7 @@ def test_what_is_wrong_is_one_line(call, folder):
     refused(call("x.json", "in.safetensors", "out.npz"), "x.json: expected a plan of at most 100000000 bytes")
     os.unlink(folder / "x.json")
     refused(call("absent.json", "in.safetensors", "out.npz"), "No such file or directory: 'absent.json'")
-    refused(call("bare.json", "absent.npz", "out.safetensors"), "No such file or directory: 'absent.npz'")
-    refused(call("bare.json", "in.safetensors", "no/out.safetensors"), "No such file")
+    refused(call("bare.json", "absent.npz", "out.safetensors"), "absent.npz: expected a file or folder on this machine")
     refused(call("bare.json", "m.pt", "out.npz"), "received a pickle or what may be one")
     refused(call("bare.json", "in.safetensors", "out.npz"), "received bfloat16, which .npz does not have")
     refused(call("bare.json", "in.safetensors", "out.weights.h5"), "expected a template in .weights.h5 or .keras")

@@ -21,8 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from posenc import Rope, __version__
+from posenc import Rope, SpecError, __version__
 from posenc.interop import port_files
+from posenc.interop.checkpoints import apply, contents
 from posenc.interop.keras_writing import boxes
 from posenc.interop.port_files import port, prepared
 from posenc.interop.port_plan import Move, Plan, Rotary
@@ -278,7 +279,8 @@ def test_the_layout_is_recorded_and_held_against_the_plan(tmp_path):
     with pytest.raises(CheckpointError, match=message):
         port(both, tmp_path / "in.safetensors", tmp_path / "x.npz", template=tmp_path / "half.safetensors")
     # two layouts are none, and where nothing turns the record goes along
-    port(Plan((turned(), turned("half", name="k"))), tmp_path / "in.safetensors", tmp_path / "two.safetensors")
+    other = Move("k", "k", rotary=Rotary(Rope(8, base=100.0, layout="half"), to="half", heads=2))
+    port(Plan((turned(), other)), tmp_path / "in.safetensors", tmp_path / "two.safetensors")
     assert read_header(tmp_path / "two.safetensors").metadata == {"posenc.version": __version__}
     plain = Plan(tuple(Move(name, name, plain="stays") for name in "qk"))
     port(plain, tmp_path / "once.safetensors", tmp_path / "same.safetensors")
@@ -408,7 +410,9 @@ def test_a_full_disk_leaves_nothing(saved, tmp_path, suffix):
     arguments = [plan.to_json(), str(saved / "source.safetensors"), str(tmp_path / f"out{suffix}")]
     arguments += [str(saved / f"template{suffix}")] * (suffix in KERAS)
     for limit in ("9000", "24500") if suffix == ".keras" else ("600", "1900"):
-        assert apart(FULL, limit, *arguments).startswith("refused")
+        said = apart(FULL, limit, *arguments)
+        assert said.startswith("refused")
+        assert suffix in KERAS or said.endswith(f"File too large: {str(tmp_path / f'out{suffix}')!r}")
         assert list(tmp_path.iterdir()) == []
 
 
@@ -420,6 +424,24 @@ def test_a_disk_that_fills_up_within_a_dataset_leaves_nothing(tmp_path):
     names = [str(tmp_path / name) for name in ("in.safetensors", "out.weights.h5", "template.weights.h5")]
     assert apart(FULL, "100000", Plan((Move("w", "w"),)).to_json(), *names).startswith("refused")
     assert {path.name for path in tmp_path.iterdir()} == {"in.safetensors", "template.weights.h5"}
+
+
+@pytest.mark.parametrize("suffix", FORMATS[1:])
+def test_a_full_disk_is_no_fault_of_what_is_unpacked_there(tmp_path, suffix):
+    """It was reported as damage of the source, and killed the process where the disk had no room for a whole map."""
+    values, target = np.zeros((500, 1000), np.float32), str(tmp_path / "out.safetensors")
+    source = tmp_path / f"in{suffix}"
+    with h5py.File(tmp_path / "in.weights.h5", "w") as file:
+        file.create_dataset("w", data=values, chunks=(100, 1000), compression=None if suffix == ".keras" else "gzip")
+    if suffix == ".keras":
+        with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(tmp_path / "in.weights.h5", "model.weights.h5")
+    if suffix == ".npz":
+        np.savez_compressed(source, w=values)
+    there = sorted(tmp_path.iterdir())
+    said = apart(FULL, "1000000", Plan((Move("w", "w"),)).to_json(), str(source), target)
+    assert said.startswith("refused [Errno 27] File too large")
+    assert sorted(tmp_path.iterdir()) == there
 
 
 def test_a_file_that_shrinks_meanwhile_leaves_nothing(saved, tmp_path):
@@ -479,6 +501,7 @@ LIMIT = 200 * 2**20
 STREAMED = """
 import json, resource, sys
 from posenc.interop import port_files
+from posenc.interop.checkpoints import apply, contents
 from posenc.interop.port_plan import Move, Plan
 source, target, template, whole = json.loads(sys.argv[1])
 if whole:
@@ -541,3 +564,25 @@ def test_a_tensor_larger_than_memory(large, tmp_path, target, whole):
             assert array.shape == (COLUMNS, ROWS)
             assert [array[column, row] for row, column in PLACES] == [1, 2, 3, 4, 5]
         (tmp_path / target).unlink()
+
+
+@pytest.mark.parametrize("name", ["source", "target", "template"])
+def test_what_is_no_path_is_refused_by_name(name, tmp_path):
+    paths = {"source": tmp_path, "target": tmp_path / "out.npz", "template": None} | {name: {"a": np.zeros(1)}}
+    with pytest.raises(
+        SpecError, match=rf"port.{name}: expected a path, as states in memory are for apply, received dict"
+    ):
+        port(Plan([Move("a", "b")]), paths["source"], paths["target"], template=paths["template"])
+
+
+def test_a_name_of_no_file_is_said_so(tmp_path):
+    with pytest.raises(
+        CheckpointError, match=r"gpt2: expected a file or folder on this machine, received a name of none"
+    ):
+        port(Plan([Move("a", "b")]), "gpt2", tmp_path / "out.npz")
+    with pytest.raises(CheckpointError, match=r"contents.checkpoint: expected a file or folder on this machine"):
+        contents("gpt2")
+    with pytest.raises(
+        CheckpointError, match=r"apply.target: expected a state in memory, as files are written by port"
+    ):
+        apply(Plan([Move("a", "b")]), {"a": np.zeros(1)}, tmp_path / "out.npz")

@@ -70,9 +70,11 @@ def draft(
 
     `source` and `target` as of `contents`. Raises SpecError for a config that contradicts the tensors.
     """
-    there = None if target is None else contents(target)
     layouts = {"source_layout": source_layout, "target_layout": target_layout}
-    return drafted(contents(source), moves, config=config, **layouts, target=there, known=known)
+    with contextlib.ExitStack() as stack:
+        read, _ = stack.enter_context(_opened("draft.source", source))
+        there = None if target is None else stack.enter_context(_opened("draft.target", target))[0]
+        return drafted(read, moves, config=config, **layouts, target=there, known=known)
 
 
 def apply(plan: Plan, source: Any, target: Any = None) -> Any:
@@ -84,6 +86,8 @@ def apply(plan: Plan, source: Any, target: Any = None) -> Any:
     """
     if not isinstance(plan, Plan):
         raise SpecError(f"apply.plan: expected Plan(...), received {checks.shown(plan)}")
+    if isinstance(target, str | os.PathLike):
+        raise CheckpointError("apply.target: expected a state in memory, as files are written by port, received a path")
     there = None if target is None else as_entries(flattened("apply.target", target))
     with _opened("apply.source", source) as (entries, arrays):
         made: Any = apply_in_memory(steps(plan, entries, there), arrays, target)
@@ -93,6 +97,8 @@ def apply(plan: Plan, source: Any, target: Any = None) -> Any:
 @contextlib.contextmanager
 def _opened(where: str, checkpoint: Any) -> Iterator[tuple[Mapping[str, Entry], Mapping[str, Any]]]:
     if isinstance(checkpoint, str | os.PathLike):
+        if not Path(checkpoint).exists():
+            raise CheckpointError(f"{where}: expected a file or folder on this machine, received {str(checkpoint)!r}")
         with open_source(Path(checkpoint)) as file:
             yield file.entries, _Read(file)
     else:

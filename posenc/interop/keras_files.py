@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from posenc.interop import keras_weights
 from posenc.interop.contents import Entry
 from posenc.interop.safetensors_header import CheckpointError
-from posenc.interop.tensor_source import Source, array_dtype, checked, mapped, refusing, size
+from posenc.interop.tensor_source import Source, array_dtype, checked, mapped, refusing, reserved, size
 
 _GREATEST_CHUNK = 2**28  # bytes: what HDF5 decompresses at once is in memory
 _EXPANSION = 1000  # at most, of what is stored: what compresses better is a file made to fill the disk
@@ -133,7 +133,7 @@ def _read(dataset: Any, found: Entry, place: keras_weights.Weights, where: str, 
 def _unpacked(dataset: Any, found: Entry, scratch: Path | None) -> NDArray[Any]:
     """A temporary file of what is stored in chunks, each of them read once."""
     with tempfile.TemporaryFile(dir=scratch) as file:
-        file.truncate(size(found))
+        reserved(file, size(found))
         result = np.memmap(file, array_dtype(found.dtype), "r+", 0, found.shape)
         for box in dataset.iter_chunks():
             result[box] = np.asarray(dataset[box]).view(result.dtype)

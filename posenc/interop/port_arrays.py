@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from posenc.interop.contents import Entry
 from posenc.interop.port_blocks import blocks
-from posenc.interop.port_libraries import as_library, as_numpy, entry, library, named_dtype
+from posenc.interop.port_libraries import as_library, as_numpy, entry, library, memory, named_dtype
 from posenc.interop.port_step import Step
 from posenc.interop.safetensors_header import CheckpointError
 from posenc.spec import checks
@@ -81,7 +81,27 @@ def apply_in_memory(steps: Iterable[Step], source: Mapping[str, Any], target: An
             flat[start : start + block.size] = block
             start += block.size
         made[step.target] = result
-    return made if target is None else like(target, made)
+    return made if target is None else like(target, made | _tied(flattened("apply.target", target), made))
+
+
+def _tied(target: Mapping[str, Any], made: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """What kept tensors get that share their memory with filled ones, as tied weights do: loading would mix them up."""
+    places: dict[Any, list[str]] = {}
+    for name, array in target.items():
+        place = memory(array)
+        if place is not None:
+            places.setdefault(place, []).append(name)
+    tied: dict[str, NDArray[Any]] = {}
+    for names in places.values():
+        filled = [name for name in names if name in made]
+        for other in filled[1:]:
+            if made[other].tobytes() != made[filled[0]].tobytes():
+                raise CheckpointError(
+                    f"apply.target: expected the same numbers for {filled[0]!r:.200} and {other!r:.200}, which share "
+                    "their memory (tied weights), received two that differ"
+                )
+        tied |= {name: made[filled[0]] for name in names if filled and name not in made}
+    return tied
 
 
 def _mapped(where: str, node: Any, path: Path, function: Callable[[str, Any], Any]) -> Any:

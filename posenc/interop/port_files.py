@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,8 +52,10 @@ class Port(NamedTuple):
         return [Step(_KEPT, name, name, entries[name], entries[name]) for name in self.kept]
 
     def check(self) -> None:
-        """Refuse what the format of the target cannot hold."""
+        """Refuse what the format of the target cannot hold, and a folder that it cannot be written in."""
         checkpoint_files.check_new(self.target)
+        if not self.target.parent.is_dir() or not os.access(self.target.parent, os.W_OK | os.X_OK):
+            raise CheckpointError(f"{self.target}: expected a folder that exists and can be written in, received none")
         every = (*self.steps, *self._copied)
         if self.target.name.endswith(".safetensors"):
             tensor_files.check_steps(self.target, every)
@@ -74,7 +77,7 @@ class Port(NamedTuple):
 
         every = (*self.steps, *self._copied)
         checkpoint_files.check_new(self.target)
-        with checkpoint_files.beside(self.target) as beside:
+        with _naming(self.target), checkpoint_files.beside(self.target) as beside:
             if self.target.name.endswith(".safetensors"):
                 tensor_files.write(beside, every, pieces, self.metadata)
             elif self.target.name.endswith(".npz"):
@@ -127,6 +130,12 @@ def prepared(
     """A `port` that has been checked as far as it can be without writing, which `write` then does."""
     if not isinstance(plan, Plan):
         raise SpecError(f"port.plan: expected Plan(...), received {checks.shown(plan)}")
+    for name, path in (("source", source), ("target", target), ("template", template)):
+        if not isinstance(path, str | os.PathLike) and not (path is None and name == "template"):
+            received = type(path).__name__
+            raise SpecError(f"port.{name}: expected a path, as states in memory are for apply, received {received}")
+        if name != "target" and path is not None and not Path(path).exists():
+            raise CheckpointError(f"{path}: expected a file or folder on this machine, received a name of none")
     target, filled = Path(target), None if template is None else Path(template)
     if not target.name.endswith(_TARGETS):
         raise CheckpointError(f"{target}: expected a name that ends in {', '.join(_TARGETS)}, received {target.name!r}")
@@ -144,6 +153,17 @@ def prepared(
         ready = Port(made, kept, left_out, read, there, filled, target, metadata)
         ready.check()
         yield ready
+
+
+@contextlib.contextmanager
+def _naming(target: Path) -> Iterator[None]:
+    """What the system says of a full disk, with the name of the file that has no room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from None
 
 
 def _metadata(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -73,6 +74,18 @@ def as_library(array: NDArray[Any], like: Any) -> Any:
     if held != array.dtype:
         raise CheckpointError(f"apply: expected jax_enable_x64 for {array.dtype}, received {held} without it")
     return jax.device_put(array, like.sharding if getattr(like, "committed", True) else None)
+
+
+def memory(array: Any) -> Any:
+    """Where the numbers of a mutable array are, the same for two that are tied; None where that does not matter."""
+    if not math.prod(array.shape):
+        return None
+    kind = library(array)
+    if kind == "torch" and array.device.type != "meta" and array.layout == sys.modules["torch"].strided:
+        return array.data_ptr(), array.stride(), tuple(array.shape), str(array.dtype)
+    if kind == "numpy":
+        return array.ctypes.data, array.strides, array.shape, str(array.dtype)
+    return None
 
 
 def named_dtype(name: str) -> np.dtype[Any]:

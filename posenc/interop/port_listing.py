@@ -38,8 +38,8 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _reasons(what: str, names: Sequence[str], reasons: Mapping[str, str]) -> list[str]:
-    lines = []
+    lines, there = [], dict.fromkeys(names)
     for pattern, reason in reasons.items():
-        found = [name for name in names if tensor_patterns.matched(pattern, name) is not None]
+        found = list(tensor_patterns.matching(pattern, there))
         lines += [f"  {_names(found)}: {reason}"] if found else []
     return [_title(len(names), what), *lines] if names else []

@@ -126,7 +126,9 @@ class Move:
         check_reason("Move.plain", self.plain, optional=True)
         if self.axes is not None:
             axes = tuple(self.axes) if isinstance(self.axes, list | tuple) else self.axes
-            if not isinstance(axes, tuple) or sorted(axes, key=repr) != list(range(len(axes))):
+            if isinstance(axes, tuple):
+                axes = tuple(checks.integer(f"Move.axes[{i}]", axis) for i, axis in enumerate(axes))
+            if not isinstance(axes, tuple) or sorted(axes) != list(range(len(axes))):
                 raise SpecError(
                     f"Move.axes: expected every axis once, such as (1, 0), received {checks.shown(self.axes)}"
                 )

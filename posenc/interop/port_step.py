@@ -16,8 +16,8 @@ from posenc.spec.plan import lowered
 from posenc.spec.row_plan import RowPlan
 
 _TABLES = re.compile(
-    r"pos(ition(s|al)?)?_?(emb|enc|bias|table|weight)|(emb(ed|eddings?)?|enc(oding)?)_?pos(ition)?|\bwpe\b|"
-    r"rel(ative)?_(att|pos|emb)|distance_emb",
+    r"pos(ition(s|al)?)?_?(emb|enc|bias|table|weight)|(emb(ed|eddings?)?|enc(oding)?)_?pos(ition)?|\b(wpe|pe|pos)\b|"
+    r"\bposition(s|al)?\b|(abs(olute)?|rel(ative)?)_(att|pos|emb|bias)|bias_table|distance_emb|learned_enc",
     re.IGNORECASE,
 )
 

@@ -142,7 +142,7 @@ def _told(contents: Mapping[str, Entry], known: Mapping[str, Holding]) -> dict[s
         if not isinstance(holding, Holding):
             expected = "Rows(...), Rotary(...), LeftOut(reason), Plain(reason) or Unspecified(reason)"
             raise SpecError(f"{where}: expected {expected}, received {checks.shown(holding)}")
-        names = [name for name in contents if tensor_patterns.matched(pattern, name) is not None]
+        names = tensor_patterns.matching(pattern, contents)
         if not names:
             raise SpecError(f"{where}: expected a pattern that a tensor has, received one that none has")
         for name in names:

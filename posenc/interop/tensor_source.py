@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import shutil
@@ -19,6 +20,7 @@ from posenc.interop.contents import DTYPES, Entry
 from posenc.interop.safetensors_header import CheckpointError
 
 COPIED = 2**22  # bytes of a file that are in memory while it is copied
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _KNOWN = {*DTYPES.values(), "complex128"}
 
 
@@ -75,13 +77,28 @@ def spooled(member: IO[bytes], folder: Path | None) -> IO[bytes]:
     return file
 
 
+def reserved(file: IO[bytes], length: int) -> None:
+    """Make the file so long, on the disk: where a map of it finds no room there, the process is killed."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, length)
+        return
+    for start in range(0, length, COPIED):
+        file.write(bytes(min(COPIED, length - start)))
+    file.flush()
+
+
 @contextlib.contextmanager
 def refusing(where: str, expected: str, *errors: type[Exception]) -> Iterator[None]:
-    """CheckpointError in one sentence for what a library says of a file that is not as its format says."""
+    """CheckpointError in one sentence for what a library says of a file that is not as its format says.
+
+    A disk that is full is no fault of the file, and stays the OSError that it is.
+    """
     try:
         yield
     except CheckpointError:
         raise
     except errors as error:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:  # where it was to be unpacked, not in the file
+            raise
         said = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"{where}: expected {expected}, received {said:.300}") from None
