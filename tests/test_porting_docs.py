@@ -40,7 +40,7 @@ def test_the_page_runs_and_prints_what_it_says(capsys):
 
 WRONG = [
     # (right, wrong, what is raised): the layout, the base, the transposition of a square kernel, the rows of a table
-    ('replace(rope, layout="interleaved")', "rope"),
+    ('    replace(rope, layout="interleaved"),', "    rope,"),
     ('config=folder, target_layout="interleaved"', "config=folder"),
     ("jnp.arange(512)", "2 * jnp.arange(512)"),
 ]
