@@ -7,11 +7,11 @@ A small DistilBERT with sinusoidal positions up to 2,048, and all-MiniLM-L6-v2, 
 from __future__ import annotations
 
 import copy
-import re
-import subprocess
+import math
+import os
 import sys
-import tempfile
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,19 @@ from tests.test_minilm import SENTENCES
 
 sys.path.append(str(Path(__file__).parents[1] / "examples/porting"))
 
+import encoder_proofs as proofs
 import encoder_sources as sources
-import port_encoder
-from port_encoder import Run, Source
+import port_encoder as example
+import shared
+from encoder_proofs import Ported
+from encoder_sources import Source
 
+FRAMEWORKS = ("nnx", "Keras")
+PROOFS = ("right padding", "left padding", "packed documents")
 # Of outputs up to 4.4 (logits) and 6.1 (hidden states). What is seen is 5.2e-6 and less; transformers itself is up to
 # 3.6e-6 away from its own float64.
-LIMIT = 2e-5
-FRAMEWORKS = ("nnx", "keras")
+BAR = 2e-5
+WRONG = 100 * BAR
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,7 @@ def minilm() -> Proof:
 
 def proof(source: Source, documents: list[np.ndarray]) -> Proof:
     models = source.model, copy.deepcopy(source.model).double()
-    return Proof(source, documents, *(_alone(model, documents) for model in models))
-
-
-def _alone(model: Any, documents: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate([sources.expected(model, document[None])[0] for document in documents])
+    return Proof(source, documents, *(proofs.alone(model, documents) for model in models))
 
 
 @pytest.fixture(scope="module", params=["distilbert", "minilm"])
@@ -87,35 +88,25 @@ def framework(request) -> str:
 
 
 @pytest.fixture(scope="module")
-def run(framework, case, scratch) -> Run:
-    return ported(framework, case.source, scratch)
+def run(framework, case) -> Ported:
+    return ported(framework, case.source)
 
 
 def target_spec(framework: str, source: Source) -> Learned | Sinusoidal:
-    """In Keras the learned table stands behind two more rows."""
-    learned = isinstance(source.spec, Learned)
-    return replace(source.spec, offset=2) if learned and framework == "keras" else source.spec
+    return example.TARGETS[framework].spec(source.spec)
 
 
 def ported(
-    framework: str,
-    source: Source,
-    scratch: Path,
-    *,
-    spec: Learned | Sinusoidal | None = None,
-    plan: Plan | None = None,
-) -> Run:
+    framework: str, source: Source, *, spec: Learned | Sinusoidal | None = None, plan: Plan | None = None
+) -> Ported:
     """The port as the example does it, or to another specification, or by another plan, which is read from its JSON."""
     spec = spec or target_spec(framework, source)
     plan = Plan.from_json((plan or plan_of(framework, source, spec)).to_json())
-    if framework == "nnx":
-        return port_encoder.to_nnx(source, plan, spec)
-    suffix = ".weights.h5" if isinstance(spec, Learned) else ".keras"
-    return port_encoder.to_keras(source, plan, spec, Path(tempfile.mkdtemp(dir=scratch)), suffix=suffix)
+    return example.TARGETS[framework].port(source, spec, plan)
 
 
 def plan_of(framework: str, source: Source, spec: Learned | Sinusoidal) -> Plan:
-    return {"nnx": port_encoder.plan_nnx, "keras": port_encoder.plan_keras}[framework](source, spec)
+    return example.TARGETS[framework].plan(source, spec)
 
 
 def furthest(got: np.ndarray, expected: np.ndarray) -> float:
@@ -126,16 +117,22 @@ def furthest(got: np.ndarray, expected: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def outputs(case, run) -> dict[str, np.ndarray]:
-    """Of the port, by arrangement: all documents one behind another."""
-    return {how: run(batch)[batch.real] for how, batch in port_encoder.arrangements(case.documents).items()}
+    """Of the port, by proof: all documents one behind another."""
+    return {proof: run(batch)[batch.real] for proof, lay in example.PROOFS.items() for batch in [lay(case.documents)]}
 
 
-@pytest.mark.parametrize("how", ["padded on the right", "padded on the left", "packed in one row"])
-def test_each_document_has_the_outputs_that_transformers_gives_it_alone(case, outputs, how):
-    assert furthest(outputs[how], case.alone) <= LIMIT
+@pytest.mark.parametrize("proof", PROOFS)
+def test_outputs_are_those_of_transformers(case, outputs, proof):
+    assert furthest(outputs[proof], case.alone) <= BAR
     # of the rounding errors: each side makes its own, and none is much larger
-    assert furthest(outputs[how], case.wide) <= LIMIT / 2
-    assert furthest(case.alone, case.wide) <= LIMIT / 2
+    assert furthest(outputs[proof], case.wide) <= BAR / 2
+    assert furthest(case.alone, case.wide) <= BAR / 2
+
+
+def test_no_proof_is_left_out():
+    assert tuple(example.PROOFS) == PROOFS
+    assert tuple(example.TARGETS) == FRAMEWORKS
+    assert shared.BAR == BAR
 
 
 @pytest.mark.parametrize("case", ["minilm"], indirect=True)
@@ -149,26 +146,26 @@ def test_sentence_embeddings(case, outputs):
         return means / np.linalg.norm(means, axis=-1, keepdims=True)
 
     # numbers of about 384^-1/2 = 0.05, a hundredth of the hidden states; what is seen is 3e-7 and less
-    assert furthest(embeddings(outputs["padded on the left"]), embeddings(case.alone)) <= LIMIT / 20
+    assert furthest(embeddings(outputs["left padding"]), embeddings(case.alone)) <= BAR / 20
 
 
 @pytest.mark.parametrize("case", ["minilm"], indirect=True)
 def test_every_position_of_a_learned_table(case, run):
     documents = [np.concatenate(case.documents * 3)[:512], *case.documents[:2]]
-    batch = sources.in_rectangle(documents, "left")
+    batch = proofs.in_rectangle(documents, "left")
     assert batch.positions.max() == 511
-    assert furthest(run(batch)[batch.real], _alone(case.source.model, documents)) <= LIMIT
+    assert furthest(run(batch)[batch.real], proofs.alone(case.source.model, documents)) <= BAR
 
 
 def test_a_batch_padded_on_the_left_and_counted_through_as_transformers_does(case, run):
     """Its encoders number the columns, padding among them, unless they are told otherwise."""
-    batch = sources.in_rectangle(case.documents[:3], "left")
+    batch = proofs.in_rectangle([document[: 300 - 100 * n] for n, document in enumerate(case.documents[:3])], "left")
     counted = batch._replace(
         positions=np.broadcast_to(np.arange(batch.tokens.shape[1], dtype=np.int32), batch.tokens.shape)
     )
-    theirs = sources.expected(case.source.model, batch.tokens, batch.segments)
-    assert furthest(run(counted)[batch.real], theirs[batch.real]) <= LIMIT
-    assert furthest(run(batch)[batch.real], theirs[batch.real]) > 100 * LIMIT
+    theirs = proofs.expected(case.source.model, batch.tokens, batch.segments)
+    assert furthest(run(counted)[batch.real], theirs[batch.real]) <= BAR
+    assert furthest(run(batch)[batch.real], theirs[batch.real]) > WRONG
 
 
 def test_the_table_that_is_left_out_is_what_the_specification_computes(distilbert):
@@ -183,29 +180,41 @@ def test_the_table_that_is_left_out_is_what_the_specification_computes(distilber
             sources.computed(source.spec, other)
 
 
-def test_the_script_prints_plans_and_differences():
-    command = [sys.executable, port_encoder.__file__, "--quick"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    for text in (
-        "vocab_transform.weight -> head.dense.kernel, axes [1, 0]",
-        "position_embeddings.weight: left out, the",
-    ):
-        assert text in done.stdout
-    differences = re.findall(r"(?:nnx|Keras) (\d\.\de-\d\d)", done.stdout)
-    assert len(differences) == 6
-    assert all(0 < float(difference) <= LIMIT for difference in differences)
+def test_the_script_reports_what_it_finds(monkeypatch, capsys):
+    monkeypatch.setitem(example.MODELS, "DistilBERT", partial(sources.with_random_tokens, lengths=[40, 30]))
+    worst = example.report("DistilBERT", ["packed documents"])
+    assert 0 < worst <= BAR
+    printed = capsys.readouterr().out
+    assert "vocab_transform.weight -> head.dense.kernel, axes [1, 0]" in printed
+    assert "position_embeddings.weight: left out, the specification computes it" in printed
+    assert "packed documents      nnx " in printed
+    assert f" {worst:.1e}" in printed
+    monkeypatch.setattr(example, "alone", lambda *_: np.array([math.nan]))
+    for framework, target in example.TARGETS.items():
+        monkeypatch.setitem(example.TARGETS, framework, target._replace(port=lambda *_: lambda batch: batch.tokens))
+    assert math.isnan(example.report("DistilBERT", ["packed documents"]))
+
+
+def test_the_script_fails_where_a_port_does(monkeypatch):
+    found = {"DistilBERT": BAR, "all-MiniLM-L6-v2": BAR}
+    monkeypatch.setattr(example, "report", found.__getitem__)
+    monkeypatch.setattr(sys, "argv", ["port_encoder.py"])
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # the script changes it
+    example.main()
+    for found["DistilBERT"] in (1.01 * BAR, math.nan):
+        with pytest.raises(SystemExit, match="the ports differ"):
+            example.main()
 
 
 # What follows is wrong and has to be seen: by a difference of 100 times the limit, 2e-3, except where it says less.
 
 
-def seen(case: Proof, run: Run) -> float:
-    """How far a wrong port is from transformers, on 700 tokens of DistilBERT or 29 of MiniLM."""
-    document = case.documents[-1]
-    got = run(sources.in_one_row([document]))[0]
+def seen(case: Proof, run: Ported) -> float:
+    """How far a wrong port is from transformers, on 200 tokens of DistilBERT or 29 of MiniLM."""
+    document = case.documents[-1][:200]
+    got = run(proofs.in_one_row([document]))[0]
     assert np.isfinite(got).all()
-    return furthest(got, sources.expected(case.source.model, document[None])[0])
+    return furthest(got, proofs.expected(case.source.model, document[None])[0])
 
 
 def with_move(plan: Plan, target: str, **changes: Any) -> Plan:
@@ -236,14 +245,14 @@ def cast(source: Source, name: str, file: Path) -> Source:
 
 
 @pytest.mark.parametrize("offset", [1, 2])
-def test_a_table_read_as_if_it_had_an_offset(minilm, framework, scratch, offset):
+def test_a_table_read_as_if_it_had_an_offset(minilm, framework, offset):
     """The plan fits every shape: to a model of fewer positions."""
     rows = Learned(512 - offset, 384, offset=offset)
-    spec = replace(rows, offset=2 if framework == "keras" else 0)
+    spec = replace(rows, offset=2 if framework == "Keras" else 0)
     right = plan_of(framework, minilm.source, target_spec(framework, minilm.source))
     wrong = with_move(right, "positions", rows=Rows(source=rows, target=spec, fill="zeros"))
-    run = ported(framework, minilm.source, scratch, spec=spec, plan=wrong)
-    assert seen(minilm, run) > 100 * LIMIT
+    run = ported(framework, minilm.source, spec=spec, plan=wrong)
+    assert seen(minilm, run) > WRONG
     weights = carried(minilm.source, wrong, "positions")
     found = compare(table_of(minilm.source), lookup(spec, weights, range(spec.length)), what="encoding")
     assert found.differences == ("offset",), str(found)
@@ -261,7 +270,7 @@ def test_a_table_read_as_if_it_had_an_offset(minilm, framework, scratch, offset)
     ids=["of positions that there are not", "that no position reads"],
 )
 def test_rows_are_not_made_up(minilm, framework, rows, reason):
-    spec = target_spec("keras", minilm.source)
+    spec = target_spec("Keras", minilm.source)
     move = Rows(source=rows, target=spec, fill=None if rows.length == 512 else "zeros")
     with pytest.raises(CheckpointError, match=reason):
         apply(with_move(plan_of(framework, minilm.source, spec), "positions", rows=move), minilm.source.file)
@@ -271,19 +280,19 @@ def test_a_table_that_was_bfloat16(minilm, framework, scratch):
     """Trained positions are small beside the words: the outputs move by 1.7e-3, 84 times the limit, no more."""
     name = "embeddings.position_embeddings.weight"
     source = cast(minilm.source, name, scratch / f"{framework}.safetensors")
-    assert seen(minilm, ported(framework, source, scratch)) > 50 * LIMIT
+    assert seen(minilm, ported(framework, source)) > 50 * BAR
     found = compare(table_of(source), load_file(source.file)[name], what="encoding")
     assert found.differences == ("dtype",), str(found)
 
 
 @pytest.mark.parametrize("model", ["distilbert", "minilm"])
-def test_a_square_kernel_that_was_not_transposed(request, model, framework, scratch):
+def test_a_square_kernel_that_was_not_transposed(request, model, framework):
     """No shape shows it."""
     case = request.getfixturevalue(model)
     name = "layers.0.attention.query.kernel" if framework == "nnx" else "blocks/block/query/vars/0"
     right = plan_of(framework, case.source, target_spec(framework, case.source))
     wrong = with_move(right, "query.kernel" if framework == "nnx" else "query/vars/0", axes=None)
-    assert seen(case, ported(framework, case.source, scratch, plan=wrong)) > 100 * LIMIT
+    assert seen(case, ported(framework, case.source, plan=wrong)) > WRONG
     kernels = [carried(case.source, plan, name).reshape(case.source.spec.dim, -1) for plan in (right, wrong)]
     found = compare(*kernels, what="encoding")
     assert found.differences == ("layout",), str(found)
@@ -306,8 +315,8 @@ VASWANI = Sinusoidal.vaswani(64)
     ],
     ids=["one row", "two rows", "sin_cos", "cos_sin", "base", "denominator", "tensor2tensor"],
 )
-def test_another_sinusoidal_encoding(distilbert, framework, scratch, spec, differences):
-    assert seen(distilbert, ported(framework, distilbert.source, scratch, spec=spec)) > 100 * LIMIT
+def test_another_sinusoidal_encoding(distilbert, framework, spec, differences):
+    assert seen(distilbert, ported(framework, distilbert.source, spec=spec)) > WRONG
     found = compare(table_of(distilbert.source), lambda positions: encode(spec, positions), what="encoding")
     assert found.differences == differences, str(found)
 
@@ -317,9 +326,9 @@ def test_a_sinusoidal_table_that_was_bfloat16(distilbert, framework, scratch):
     name = "distilbert.embeddings.position_embeddings"
     source = distilbert.source
     learned = source._replace(spec=Learned(2048, 64), names={**source.names, "positions": name}, left_out={})
-    assert seen(distilbert, ported(framework, learned, scratch)) <= LIMIT
+    assert seen(distilbert, ported(framework, learned)) <= BAR
     wrong = cast(learned, f"{name}.weight", scratch / f"{framework}-sinusoidal.safetensors")
-    assert seen(distilbert, ported(framework, wrong, scratch)) > 100 * LIMIT
+    assert seen(distilbert, ported(framework, wrong)) > WRONG
     found = compare(
         lambda positions: encode(source.spec, positions), load_file(wrong.file)[f"{name}.weight"], what="encoding"
     )

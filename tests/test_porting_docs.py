@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def test_the_page_runs_and_prints_what_it_says(capsys):
 
 
 WRONG = [
-    # (right, wrong, what is raised): the layout, the base, the transposition of a square kernel, the rows of a table
+    # a model in the other layout than its weights, weights in the other layout than their model, positions
     ('    replace(rope, layout="interleaved"),', "    rope,"),
     ('config=folder, target_layout="interleaved"', "config=folder"),
     ("jnp.arange(512)", "2 * jnp.arange(512)"),
@@ -51,3 +52,10 @@ def test_a_mistake_is_seen_by_the_forward_pass(right, wrong, capsys):
     assert sum(block.count(right) for block in BLOCKS) == 1
     with pytest.raises(AssertionError):
         run([block.replace(right, wrong) for block in BLOCKS], capsys)
+
+
+@pytest.mark.parametrize("script", ["port_decoder.py", "port_t5.py", "port_encoder.py"])
+def test_the_scripts_start_and_say_what_they_do(script, tmp_path):
+    command = [sys.executable, str(EXAMPLES / script), "--help"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "Flax nnx and to Keras" in " ".join(run.stdout.split())

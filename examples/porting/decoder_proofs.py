@@ -6,19 +6,20 @@ of logits, in float32, between transformers and a port that was given the same t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import copy
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from shared import greatest, rows, some_tokens
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from posenc import Rope, positions
 from posenc.torch_impl import table
 
 LENGTH = 2048
-BAR = 2e-5
 SCALINGS: dict[str, dict[str, Any]] = {
     "llama3": {
         "rope_type": "llama3",
@@ -78,33 +79,25 @@ class ExactAngles(torch.nn.Module):
         return tuple(torch.cat((each, each), -1).to(x.dtype) for each in table(self.rope, position_ids))
 
 
-@contextmanager
-def rotating_by(rotation: torch.nn.Module, reference: LlamaForCausalLM) -> Iterator[None]:
-    own, reference.model.rotary_emb = reference.model.rotary_emb, rotation
-    try:
-        yield
-    finally:
-        reference.model.rotary_emb = own
+def turned_by(rope: Rope, reference: LlamaForCausalLM) -> LlamaForCausalLM:
+    """The same model with exact angles."""
+    exact = copy.deepcopy(reference)
+    exact.model.rotary_emb = ExactAngles(rope)
+    return exact
 
 
-def whole(reference: LlamaForCausalLM, ported: Ported) -> float:
+def whole(reference: LlamaForCausalLM, ported: Ported, *, length: int = LENGTH) -> float:
     """2,048 tokens at once."""
-    tokens, ids = some_tokens(1, LENGTH), rows([range(LENGTH)])
-    received, _ = ported.step(tokens, ids, np.ones_like(tokens), None)
-    return greatest((logits(reference, tokens, ids), received))
+    return greatest((at_once(reference, length), received(ported, length)))
 
 
-def cached(reference: LlamaForCausalLM, ported: Ported, *, off_by: int = 0) -> float:
+def cached(reference: LlamaForCausalLM, ported: Ported, *, length: int = LENGTH, off_by: int = 0) -> float:
     """24 tokens behind 2,024, one by one; of transformers all at once, and one by one behind a cache of its own."""
-    prompt = LENGTH - 24
-    tokens, behind = some_tokens(1, LENGTH), positions.cached(prompt, 24)
-    ids = rows([[*range(prompt), *behind]])
-    received = decoded(ported, tokens, ids + off_by * (ids >= prompt), np.ones_like(tokens), prompt)
-    with torch.no_grad():
-        past = reference(torch.tensor(tokens[:, :prompt]), use_cache=True).past_key_values
-        steps = [reference(torch.tensor(tokens[:, at : at + 1]), past_key_values=past).logits for at in behind]
-    own = np.concatenate([step.numpy() for step in steps], 1)
-    return greatest((logits(reference, tokens, ids), received), (own, received[:, prompt:]))
+    prompt = length - 24
+    ids = rows([[*range(prompt), *positions.cached(prompt, 24)]])
+    tokens = some_tokens(*ids.shape)
+    steps = decoded(ported, tokens, ids + off_by * (ids >= prompt), np.ones_like(tokens), prompt)
+    return greatest((at_once(reference, length), steps), (one_by_one(reference, length), steps[:, prompt:]))
 
 
 def left_padded(reference: LlamaForCausalLM, ported: Ported) -> float:
@@ -114,9 +107,8 @@ def left_padded(reference: LlamaForCausalLM, ported: Ported) -> float:
     segments = np.int32(rows(positions.padded([n + 8 for n in lengths], side="left", padding=-1)) >= 0)
     tokens, mask = some_tokens(*ids.shape), torch.tensor(segments)
     own = logits(reference, tokens, ids, attention_mask=mask)[segments == 1]
-    at_once = np.asarray(ported.step(tokens, ids, segments, None)[0])
-    one_by_one = decoded(ported, tokens, ids, segments, max(lengths))
-    return greatest(*((own, received[segments == 1]) for received in (at_once, one_by_one)))
+    runs = np.asarray(ported.step(tokens, ids, segments, None)[0]), decoded(ported, tokens, ids, segments, max(lengths))
+    return greatest(*((own, run[segments == 1]) for run in runs))
 
 
 def packed(reference: LlamaForCausalLM, ported: Ported) -> float:
@@ -124,9 +116,9 @@ def packed(reference: LlamaForCausalLM, ported: Ported) -> float:
     lengths = [901, 700, 447]
     tokens, ids = some_tokens(1, LENGTH), rows([positions.packed(lengths)])
     segments = np.repeat(np.arange(1, 4, dtype=np.int32), lengths)[None]
-    received = np.asarray(ported.step(tokens, ids, segments, None)[0])
+    row = np.asarray(ported.step(tokens, ids, segments, None)[0])
     documents = [segments[0] == number for number in (1, 2, 3)]
-    return greatest(*((logits(reference, tokens[:, one], ids[:, one]), received[:, one]) for one in documents))
+    return greatest(*((logits(reference, tokens[:, one], ids[:, one]), row[:, one]) for one in documents))
 
 
 PROOFS = {
@@ -143,23 +135,32 @@ def logits(reference: LlamaForCausalLM, tokens: np.ndarray, ids: np.ndarray, **m
         return reference(torch.tensor(tokens), position_ids=torch.tensor(ids), **more).logits.numpy()
 
 
+@lru_cache(maxsize=4)
+def at_once(reference: LlamaForCausalLM, length: int) -> np.ndarray:
+    """What transformers returns of `some_tokens(1, length)`; kept, as several proofs ask for it."""
+    return logits(reference, some_tokens(1, length), rows([range(length)]))
+
+
+@lru_cache(maxsize=4)
+def one_by_one(reference: LlamaForCausalLM, length: int) -> np.ndarray:
+    """Of the last 24 of them, one by one behind the cache of transformers; kept."""
+    tokens = torch.tensor(some_tokens(1, length))
+    with torch.no_grad():
+        past = reference(tokens[:, :-24], use_cache=True).past_key_values
+        parts = [reference(token, past_key_values=past).logits for token in tokens[:, -24:].split(1, dim=1)]
+    return torch.cat(parts, 1).numpy()
+
+
+def received(ported: Ported, length: int) -> np.ndarray:
+    """What a port returns of `some_tokens(1, length)`."""
+    tokens = some_tokens(1, length)
+    return np.asarray(ported.step(tokens, rows([range(length)]), np.ones_like(tokens), None)[0])
+
+
 def decoded(ported: Ported, tokens: np.ndarray, ids: np.ndarray, segments: np.ndarray, prompt: int) -> np.ndarray:
     """Logits of a port that is given the first `prompt` tokens at once and the others one by one, with its cache."""
     cache, parts = ported.model.cache(*tokens.shape), []
     for part in (slice(prompt), *(slice(at, at + 1) for at in range(prompt, tokens.shape[1]))):
-        received, cache = ported.step(tokens[:, part], ids[:, part], segments[:, part], cache)
-        parts.append(np.asarray(received))
+        some, cache = ported.step(tokens[:, part], ids[:, part], segments[:, part], cache)
+        parts.append(np.asarray(some))
     return np.concatenate(parts, 1)
-
-
-def some_tokens(*shape: int) -> np.ndarray:
-    return np.random.default_rng(1).integers(256, size=shape, dtype=np.int32)
-
-
-def rows(ids: Any) -> np.ndarray:
-    return np.array([list(row) for row in ids], np.int32)
-
-
-def greatest(*pairs: tuple[np.ndarray, Any]) -> float:
-    """The greatest difference; NaN where there is one."""
-    return float(np.max([np.abs(expected - np.asarray(received)).max() for expected, received in pairs]))

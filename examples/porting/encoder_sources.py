@@ -1,4 +1,4 @@
-"""For port_encoder.py: two encoders of transformers, what an Encoder needs to be like them, and batches."""
+"""Two encoders of transformers for port_encoder.py, what an Encoder needs to be like them, and documents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from transformers import BertModel, DistilBertConfig, DistilBertForMaskedLM, Pre
 
 from posenc import Learned, Sinusoidal
 from posenc.numpy_impl import encode
-from posenc.positions import packed, padded
 
 DISTILBERT = {
     "words": "distilbert.embeddings.word_embeddings",
@@ -123,36 +122,19 @@ def minilm() -> tuple[Source, Callable[[str], np.ndarray]]:
     return source, lambda text: np.array(tokenizer.encode(text).ids, np.int32)
 
 
-class Batch(NamedTuple):
-    """`(rows, length)` integers each, and which tokens are real: document by document, in the order of documents."""
-
-    tokens: np.ndarray
-    positions: np.ndarray
-    segments: np.ndarray
-    real: np.ndarray
+def with_random_tokens(folder: Path, lengths: Sequence[int] = (2048, 252, 700)) -> tuple[Source, list[np.ndarray]]:
+    """The DistilBERT, and documents of these lengths."""
+    source = distilbert(folder)
+    tokens = np.random.default_rng(0).integers(1, source.options["vocabulary"], sum(lengths)).astype(np.int32)
+    return source, np.split(tokens, np.cumsum(lengths)[:-1])
 
 
-def in_rectangle(documents: Sequence[np.ndarray], side: str) -> Batch:
-    """Each document in a row of its own, filled up to the longest on the left or on the right."""
-    lengths = [len(document) for document in documents]
-    positions = np.array(padded(lengths, side=side), np.int32)  # type: ignore[arg-type]  # is checked there
-    real = np.array(padded(lengths, side=side, padding=-1)) >= 0  # type: ignore[arg-type]
-    tokens = np.zeros_like(positions)
-    tokens[real] = np.concatenate(documents)
-    return Batch(tokens, positions, real.astype(np.int32), real)
+def with_texts(_: Path) -> tuple[Source, list[np.ndarray]]:
+    """The MiniLM, and documents of which the first has all its 512 positions."""
+    source, tokenize = minilm()
+    page = (Path(__file__).parents[2] / "docs/why.md").read_text()
+    texts = (page, "Where did I leave my keys?", "The cat chased the mouse, and the mouse won.", "Rain.")
+    return source, [tokenize(text) for text in texts]
 
 
-def in_one_row(documents: Sequence[np.ndarray]) -> Batch:
-    """All documents one behind another."""
-    lengths = [len(document) for document in documents]
-    tokens, segments = np.concatenate(documents), np.repeat(np.arange(len(documents), dtype=np.int32), lengths)
-    positions = np.array(packed(lengths), np.int32)
-    return Batch(tokens[None], positions[None], segments[None], np.ones((1, sum(lengths)), bool))
-
-
-@torch.inference_mode()
-def expected(model: PreTrainedModel, tokens: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-    """What transformers makes of `(rows, length)` tokens: logits, or hidden states of a model without a head."""
-    output = model(torch.from_numpy(tokens).long(), None if mask is None else torch.from_numpy(mask).long())
-    result: np.ndarray = output[0].numpy()
-    return result
+MODELS = {"DistilBERT": with_random_tokens, "all-MiniLM-L6-v2": with_texts}

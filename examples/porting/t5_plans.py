@@ -22,21 +22,21 @@ def specifications(config: T5Config) -> tuple[T5Bias, T5Bias]:
     return of(bidirectional=True), of(bidirectional=False)
 
 
-def plan_nnx(config: T5Config, *, tied: bool) -> Plan:
+def plan_nnx(config: T5Config) -> Plan:
     """Kernels `(inputs, outputs)`, and biases `(heads, buckets)`."""
     moves = [
         Move(theirs, f"{ours}.{kind}", plain=plain(ours), axes=(1, 0) if kind == "kernel" else None)
-        for theirs, ours, kind in names(tied)
+        for theirs, ours, kind in names(config)
     ]
     for side, spec in zip(SIDES, specifications(config), strict=True):
         moves.append(Move(table(side), f"{side}.bias", rows=Rows(spec, spec), axes=(1, 0)))
     return Plan(moves)
 
 
-def plan_keras(config: T5Config, *, tied: bool) -> Plan:
+def plan_keras(config: T5Config) -> Plan:
     """Kernels `(inputs, outputs)`, and biases `(buckets, heads)` as they are, under the names that Keras gives."""
     moves = []
-    for theirs, ours, kind in names(tied):
+    for theirs, ours, kind in names(config):
         path = ours.replace("blocks.{layer}", "blocks/block{layer:suffix}").replace(".", "/")
         moves.append(Move(theirs, f"{path}/vars/0", plain=plain(ours), axes=(1, 0) if kind == "kernel" else None))
     for side, spec in zip(SIDES, specifications(config), strict=True):
@@ -44,7 +44,7 @@ def plan_keras(config: T5Config, *, tied: bool) -> Plan:
     return Plan(moves)
 
 
-def names(tied: bool) -> Iterator[tuple[str, str, str]]:
+def names(config: T5Config) -> Iterator[tuple[str, str, str]]:
     """In transformers, in the ports, and what it is there; without the tables of biases."""
     yield "shared.weight", "embedding", "embedding"
     for side in SIDES:
@@ -59,7 +59,7 @@ def names(tied: bool) -> Iterator[tuple[str, str, str]]:
         for leaf, own in (("wi_0", "gate"), ("wi_1", "up"), ("wo", "down")):
             yield f"{theirs}.{len(parts)}.DenseReluDense.{leaf}.weight", f"{ours}.feed.{own}", "kernel"
         yield f"{side}.final_layer_norm.weight", f"{side}.norm", "scale"
-    if not tied:
+    if not tied(config):
         yield "lm_head.weight", "head", "kernel"
 
 
@@ -71,7 +71,12 @@ def plain(ours: str) -> str | None:
     return PLAIN if ours.endswith((".q", ".k")) else None
 
 
-def sizes(config: T5Config, *, tied: bool) -> dict[str, Any]:
+def tied(config: T5Config) -> bool:
+    """Whether it is T5 1.0: transformers says `tie_word_embeddings` of every T5, and keeps here what its file said."""
+    return bool(config.scale_decoder_outputs)
+
+
+def sizes(config: T5Config) -> dict[str, Any]:
     """What both models are constructed from, beside the specifications."""
     return {
         "vocabulary": config.vocab_size,
@@ -79,6 +84,6 @@ def sizes(config: T5Config, *, tied: bool) -> dict[str, Any]:
         "channels": config.d_kv,
         "hidden": config.d_ff,
         "layers": config.num_layers,
-        "tied": tied,
-        "scaled": config.scale_decoder_outputs,
+        "tied": tied(config),
+        "scaled": tied(config),
     }

@@ -12,11 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from shared import greatest, rows, some_tokens
 from transformers import T5Config, T5ForConditionalGeneration
 
 from posenc import positions
 
 LENGTH = 2048
+DOCUMENTS = ((901, 700, 447), (300, 900, 848))
+"""Tokens of the sources and of the targets that are packed."""
 
 
 class Ported(NamedTuple):
@@ -71,10 +74,10 @@ def whole(reference: T5ForConditionalGeneration, ported: Ported, *, length: int 
     return greatest((at_once(reference, length), received(ported, length, prompt=length)))
 
 
-def cached(reference: T5ForConditionalGeneration, ported: Ported, *, prompt: int = LENGTH - 24) -> float:
+def cached(reference: T5ForConditionalGeneration, ported: Ported, *, length: int = LENGTH) -> float:
     """24 tokens behind 2,024, one by one; of transformers all at once, and one by one behind a cache of its own."""
-    steps = received(ported, LENGTH, prompt=prompt)
-    return greatest((at_once(reference, LENGTH), steps), (one_by_one(reference, prompt), steps))
+    steps = received(ported, length, prompt=length - 24)
+    return greatest((at_once(reference, length), steps), (one_by_one(reference, length), steps))
 
 
 def left_padded(reference: T5ForConditionalGeneration, ported: Ported) -> float:
@@ -101,18 +104,13 @@ def left_padded(reference: T5ForConditionalGeneration, ported: Ported) -> float:
 
 def packed(reference: T5ForConditionalGeneration, ported: Ported) -> float:
     """Sources of 901, 700 and 447 tokens in one row, targets of 300, 900 and 848; transformers gets each alone."""
-    lengths, new = [901, 700, 447], [300, 900, 848]
-    ids, target_ids = (rows([positions.packed(each)]) for each in (lengths, new))
-    document, target_document = (np.repeat(np.arange(3), each)[None] for each in (lengths, new))
+    ids, target_ids = (rows([positions.packed(each)]) for each in DOCUMENTS)
+    document, target_document = (np.repeat(np.arange(3), each)[None] for each in DOCUMENTS)
     source, target = source_and_target(LENGTH)
     encoded = ported.encode(source, ids, same(document, document))
     mask = causal(LENGTH) & same(target_document, target_document)
     row = decoded(ported, encoded, target, target_ids, mask, same(target_document, document), LENGTH)
-    alone = [
-        logits(reference, source[document == number][None], target[target_document == number][None])
-        for number in range(3)
-    ]
-    return greatest((np.concatenate(alone, 1), row))
+    return greatest((alone(reference), row))
 
 
 PROOFS = {
@@ -136,9 +134,10 @@ def at_once(reference: T5ForConditionalGeneration, length: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def one_by_one(reference: T5ForConditionalGeneration, prompt: int) -> np.ndarray:
-    """The same, but behind the first `prompt` tokens of the target with the cache of transformers; kept."""
-    source, target = (torch.tensor(tokens) for tokens in source_and_target(LENGTH))
+def one_by_one(reference: T5ForConditionalGeneration, length: int) -> np.ndarray:
+    """The same, but the last 24 tokens of the target one by one behind the cache of transformers; kept."""
+    source, target = (torch.tensor(tokens) for tokens in source_and_target(length))
+    prompt = length - 24
     with torch.no_grad():
         out = reference(source, decoder_input_ids=target[:, :prompt], use_cache=True)
         states, past, parts = (out.encoder_last_hidden_state,), out.past_key_values, [out.logits]
@@ -146,6 +145,15 @@ def one_by_one(reference: T5ForConditionalGeneration, prompt: int) -> np.ndarray
             out = reference(encoder_outputs=states, decoder_input_ids=token, past_key_values=past, use_cache=True)
             parts.append(out.logits)
     return torch.cat(parts, 1).numpy()
+
+
+@lru_cache(maxsize=4)
+def alone(reference: T5ForConditionalGeneration) -> np.ndarray:
+    """What it returns of each of DOCUMENTS alone, one behind another; kept."""
+    parts = (
+        np.split(row[0], np.cumsum(each)[:-1]) for row, each in zip(source_and_target(LENGTH), DOCUMENTS, strict=True)
+    )
+    return np.concatenate([logits(reference, *(part[None] for part in pair)) for pair in zip(*parts, strict=True)], 1)
 
 
 def received(ported: Ported, length: int, *, prompt: int) -> np.ndarray:
@@ -187,18 +195,5 @@ def same(query: np.ndarray, key: np.ndarray) -> np.ndarray:
     return query[:, :, None] == key[:, None, :]
 
 
-def some_tokens(*shape: int, seed: int = 1) -> np.ndarray:
-    return np.random.default_rng(seed).integers(256, size=shape, dtype=np.int32)
-
-
 def source_and_target(length: int) -> tuple[np.ndarray, np.ndarray]:
     return some_tokens(1, length), some_tokens(1, length, seed=2)
-
-
-def rows(ids: Any) -> np.ndarray:
-    return np.array([list(row) for row in ids], np.int32)
-
-
-def greatest(*pairs: tuple[np.ndarray, np.ndarray]) -> float:
-    """How far apart the two of a pair are at most; NaN where there is one."""
-    return float(np.max([np.abs(expected - received).max() for expected, received in pairs]))

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from posenc.interop import keras_weights
 from posenc.interop.contents import Entry
+from posenc.interop.port_libraries import named_dtype
 from posenc.interop.safetensors_header import CheckpointError
-from posenc.interop.tensor_source import Source, array_dtype, checked, mapped, refusing, reserved, size
+from posenc.interop.tensor_source import Source, checked, mapped, refusing, reserved, size
 
 _GREATEST_CHUNK = 2**28  # bytes: what HDF5 decompresses at once is in memory
 _EXPANSION = 1000  # at most, of what is stored: what compresses better is a file made to fill the disk
@@ -116,7 +117,7 @@ def _opaque(where: str, dataset: Any) -> str:
 
 
 def _read(dataset: Any, found: Entry, place: keras_weights.Weights, where: str, scratch: Path | None) -> NDArray[Any]:
-    offset, dtype = dataset.id.get_offset(), array_dtype(found.dtype)
+    offset, dtype = dataset.id.get_offset(), named_dtype(found.dtype)
     if not size(found):
         return np.empty(found.shape, dtype)
     if offset is not None and dataset.id.get_storage_size() == size(found):
@@ -134,7 +135,7 @@ def _unpacked(dataset: Any, found: Entry, scratch: Path | None) -> NDArray[Any]:
     """A temporary file of what is stored in chunks, each of them read once."""
     with tempfile.TemporaryFile(dir=scratch) as file:
         reserved(file, size(found))
-        result = np.memmap(file, array_dtype(found.dtype), "r+", 0, found.shape)
+        result = np.memmap(file, named_dtype(found.dtype), "r+", 0, found.shape)
         for box in dataset.iter_chunks():
             result[box] = np.asarray(dataset[box]).view(result.dtype)
         return result

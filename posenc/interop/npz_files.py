@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from posenc.interop import zip_members
 from posenc.interop.contents import Entry
 from posenc.interop.port_check import Step
+from posenc.interop.port_libraries import named_dtype
 from posenc.interop.safetensors_header import CheckpointError
-from posenc.interop.tensor_source import Source, array_dtype, checked, mapped, refusing, size
+from posenc.interop.tensor_source import Source, checked, mapped, refusing, size
 
 _GREATEST_HEADER = 10_000  # bytes, as of NumPy, which reads them all before it looks at how many they are
 _SUFFIX = ".npy"
@@ -92,7 +93,7 @@ def _array(where: str, member: IO[bytes]) -> _Array:
 def check_steps(target: Path, steps: Sequence[Step]) -> None:
     """Refuse, before anything is written, what an `.npz` file cannot hold."""
     for step in steps:
-        if array_dtype(step.after.dtype).isbuiltin != 1:
+        if named_dtype(step.after.dtype).isbuiltin != 1:
             raise CheckpointError(
                 f"{target}: {step.target!r:.200}: expected a dtype of NumPy, or dtype='float32' in the move, or a "
                 f"target in safetensors, received {step.after.dtype}, which .npz does not have"
@@ -111,7 +112,7 @@ def write(path: Path, steps: Sequence[Step], pieces: Callable[[Step], Iterator[N
             # the date is fixed, so that equal tensors are equal files
             member = zipfile.ZipInfo(step.target + _SUFFIX, date_time=(1980, 1, 1, 0, 0, 0))
             with archive.open(member, "w", force_zip64=True) as file:
-                descr = np.lib.format.dtype_to_descr(array_dtype(step.after.dtype))
+                descr = np.lib.format.dtype_to_descr(named_dtype(step.after.dtype))
                 header = {"descr": descr, "fortran_order": False, "shape": step.after.shape}
                 np.lib.format.write_array_header_1_0(file, header)
                 for piece in pieces(step):

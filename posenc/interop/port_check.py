@@ -10,12 +10,11 @@ from posenc.interop.contents import Entry
 from posenc.interop.port_plan import UNDECIDED, Move, Plan, Rotary
 from posenc.interop.port_step import Sizes, Step, UnfitError, after, looks_positional, sizes
 from posenc.interop.safetensors_header import CheckpointError
-from posenc.interop.tensor_names import summary
+from posenc.interop.tensor_names import listed, summary
 from posenc.spec import SpecError
 
 __all__ = ["Step", "steps"]
 
-_LISTED = 20
 _UNFIT = Entry((), "unfit")
 """Of a step that is complained about already."""
 Complain = Callable[[str, Iterable[str]], None]
@@ -43,9 +42,9 @@ def steps(plan: Plan, source: Mapping[str, Entry], target: Mapping[str, Entry] |
     if plan.moves and source and not made:
         backwards = any(tensor_patterns.matching(move.target, source) for move in plan.moves)
         hint = "; the targets of its moves do: are source and target exchanged?" if backwards else ""
-        listed = ", ".join(f"{name!r:.200}" for name in list(summary(source))[:3])
+        some = ", ".join(f"{name!r:.200}" for name in list(summary(source))[:3])
         raise CheckpointError(
-            f"port: expected moves whose sources are tensors of the source ({listed}, ...), received a plan of which "
+            f"port: expected moves whose sources are tensors of the source ({some}, ...), received a plan of which "
             f"no move fits{hint}"
         )
     sources, targets = {step.source for step in made}, Counter(step.target for step in made)
@@ -70,7 +69,7 @@ def steps(plan: Plan, source: Mapping[str, Entry], target: Mapping[str, Entry] |
             for text in _differing(step.after, target.get(step.target, step.after)):
                 complain(text, [step.target])
     if complaints:
-        raise CheckpointError(f"port: {_sentence(complaints)}")
+        raise CheckpointError(f"port: {listed(complaints)}")
     return made
 
 
@@ -135,12 +134,3 @@ def _differing(made: Entry, there: Entry) -> Iterator[str]:
     if made.dtype != there.dtype:
         said = f"expected {there.dtype}, which the target has, or dtype={there.dtype!r} in the move"
         yield f"{said}, received {made.dtype}"
-
-
-def _sentence(complaints: Mapping[str, list[str]]) -> str:
-    parts = []
-    for about, names in complaints.items():
-        listed = [f"{name!r:.200}" for name in summary(dict.fromkeys(names))]
-        more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
-        parts.append(f"{', '.join(listed[:_LISTED])}{more}: {about}")
-    return "; ".join(parts)

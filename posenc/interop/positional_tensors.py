@@ -16,12 +16,11 @@ from posenc.interop.positional_families import ANYWHERE, MASK, PARTS, TABLES
 from posenc.interop.positional_rotary import Rotation, as_tensor
 from posenc.interop.positional_rows import Holding, LeftOut, Plain, Settings, Unspecified
 from posenc.interop.projections import NotUnderstood
-from posenc.interop.tensor_names import summary, suspicious
+from posenc.interop.tensor_names import listed, suspicious
 from posenc.spec import SpecError, checks
 
 __all__ = ["Holding", "LeftOut", "Plain", "Unspecified", "positional_tensors"]
 
-_LISTED = 20
 _UNKNOWN = (
     "expected a tensor that is known of model_type {!r}, or what it is in known=, received one that looks positional"
 )
@@ -74,7 +73,7 @@ def positional_tensors(
         if holding is not None:
             found[name] = holding
     if complaints:
-        raise SpecError(f"positional_tensors: {_sentence(complaints)}")
+        raise SpecError(f"positional_tensors: {listed(complaints)}")
     return found
 
 
@@ -157,12 +156,3 @@ def _check(holding: Holding, entry: Entry) -> None:
             after(Move("table", "table", rows=holding), entry, sizes(holding))
         except UnfitError as error:
             raise NotUnderstood(f"{error}, where the config says {holding.source!r}") from None
-
-
-def _sentence(complaints: Mapping[str, list[str]]) -> str:
-    parts = []
-    for about, names in complaints.items():
-        listed = [f"{name!r:.200}" for name in summary(names)]
-        more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
-        parts.append(f"{', '.join(listed[:_LISTED])}{more}: {about}")
-    return "; ".join(parts)

@@ -18,8 +18,9 @@ from posenc.interop import checkpoint_files, json_text, keras_files, npz_files
 from posenc.interop.checkpoint_layout import RECORD
 from posenc.interop.contents import DTYPES
 from posenc.interop.port_check import Step
+from posenc.interop.port_libraries import named_dtype
 from posenc.interop.safetensors_header import METADATA, CheckpointError, read_header
-from posenc.interop.tensor_source import Source, array_dtype, checked, mapped, size
+from posenc.interop.tensor_source import Source, checked, mapped, size
 
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".msgpack")
 _FORMATS = "a safetensors file, an index or a folder of one, .npz, .weights.h5 or .keras"
@@ -114,7 +115,7 @@ def write(
 ) -> None:
     """The results of `steps` as a new safetensors file at `path`; `pieces` gives each as flat arrays, in C order."""
     # the order of the reference implementation: what has the largest items comes first and is aligned
-    ordered = sorted(steps, key=lambda step: (-array_dtype(step.after.dtype).itemsize, step.target))
+    ordered = sorted(steps, key=lambda step: (-named_dtype(step.after.dtype).itemsize, step.target))
     entries: dict[str, Any] = {METADATA: dict(metadata)}
     begin = 0
     for step in ordered:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from posenc.interop.safetensors_header import Tensor
@@ -18,6 +18,7 @@ _ATTENTION = re.compile(
 )
 _TOKENS = {"q", "k", "qk", "kq", "kv", "qkv", "wq", "wk", "wkv", "wqkv", "query", "queries", "key", "keys"}
 _PARTS = ("qkv", "query", "c_attn", "w_pack", "att_proj", "in_proj_weight", "in_proj_bias")
+_LISTED = 20
 
 
 class Place(NamedTuple):
@@ -54,6 +55,16 @@ def summary(names: Collection[str]) -> dict[str, str]:
         numbers = [*map(_range, columns), ""]
         result["".join(part + number for part, number in zip(parts, numbers, strict=True))] = example
     return result
+
+
+def listed(complaints: Mapping[str, Collection[str]]) -> str:
+    """What is said of names, as one text: at most 20 groups of them for each."""
+    parts = []
+    for about, names in complaints.items():
+        groups = [f"{name!r:.200}" for name in summary(dict.fromkeys(names))]
+        more = f" and {len(groups) - _LISTED} more" if len(groups) > _LISTED else ""
+        parts.append(f"{', '.join(groups[:_LISTED])}{more}: {about}")
+    return "; ".join(parts)
 
 
 def _range(numbers: tuple[str, ...]) -> str:

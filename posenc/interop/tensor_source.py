@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from posenc.interop.contents import DTYPES, Entry
+from posenc.interop.port_libraries import named_dtype
 from posenc.interop.safetensors_header import CheckpointError
 
 COPIED = 2**22  # bytes of a file that are in memory while it is copied
@@ -36,14 +36,9 @@ class Source(NamedTuple):
     read: Callable[[str], NDArray[Any]]
 
 
-def array_dtype(name: str) -> np.dtype[Any]:
-    """The dtype that an Entry names, of NumPy or of ml_dtypes."""
-    return np.dtype(getattr(ml_dtypes, name, name))
-
-
 def size(entry: Entry) -> int:
     """Bytes of a tensor."""
-    return math.prod(entry.shape) * array_dtype(entry.dtype).itemsize
+    return math.prod(entry.shape) * named_dtype(entry.dtype).itemsize
 
 
 def checked(where: str, shape: tuple[int, ...], dtype: str) -> Entry:
@@ -65,8 +60,8 @@ def mapped(file: IO[bytes], where: str, entry: Entry, offset: int, *, order: Lit
             f"{where}: expected {size(entry)} bytes from {offset}, received a file of {there}: it has changed"
         )
     if not size(entry):
-        return np.empty(entry.shape, array_dtype(entry.dtype))
-    return np.memmap(file, array_dtype(entry.dtype), "r", offset, entry.shape, order)
+        return np.empty(entry.shape, named_dtype(entry.dtype))
+    return np.memmap(file, named_dtype(entry.dtype), "r", offset, entry.shape, order)
 
 
 def spooled(member: IO[bytes], folder: Path | None) -> IO[bytes]:
