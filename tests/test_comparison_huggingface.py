@@ -17,6 +17,8 @@ from posenc import torch_impl as posenc_torch
 from posenc.interop.comparison import compare
 from tests.test_comparison import LONG
 
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
+
 SCALINGS = {
     "default": (None, {"rope_type": "default"}),
     "llama3": (

@@ -10,7 +10,7 @@ import numpy as np
 from posenc.interop.comparison_bias import biases
 from posenc.interop.comparison_case import Case
 from posenc.interop.comparison_matrices import encodings, tables
-from posenc.interop.comparison_turns import rotations
+from posenc.interop.comparison_rotations import rotations
 from posenc.interop.comparison_words import CAUSES
 from posenc.spec import checks
 
@@ -93,7 +93,8 @@ def compare(
         that return them; one may be an array and the other a function. Functions get NumPy arrays. By `what`:
 
         `encoding` : `(length, dim)`, row i for position i; or `positions -> (length, dim)`. Sinusoidal and learned
-            tables, and weights: a layout permutes the rows of a projection.
+            tables, and weights: a layout permutes the rows of a projection. A sinusoidal table is known from eight
+            rows, of which two follow one another; what is shorter has to be equal.
         `table` : `(cos, sin)`, each `(length, pairs)`, or with every pair twice, `(length, head_dim)`, one half after
             the other or side by side; or `positions -> (cos, sin)`.
         `rotation` : `(x, positions) -> x'` for float32 `(length, head_dim)` and int64 `(length,)`, of which some come

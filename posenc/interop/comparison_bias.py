@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posenc.interop import comparison_inputs as inputs
-from posenc.interop.comparison_buckets import buckets
+from posenc.interop.comparison_bias_moves import moves
 from posenc.interop.comparison_case import EQUAL, Case, Tolerance, extended
-from posenc.interop.comparison_distance import Pairs
+from posenc.interop.comparison_distance import Pairs, buckets
 from posenc.interop.comparison_formats import HALVES, Float64, formats, half_unit
-from posenc.interop.comparison_pair_moves import moves
 from posenc.interop.comparison_words import CAUSES, Cause, causes
 from posenc.spec.checks import SpecError
 
@@ -84,14 +83,20 @@ def _moved_axes(e: Float64, r: Float64) -> tuple[Float64, list[Cause]]:
 def _sloped(e: Float64, query: inputs.Positions, key: inputs.Positions) -> bool:
     """Whether each head is a number times the distance, its absolute value, or the key: ALiBi."""
     distance = (key - query[:, None]).astype(float)
-    known = np.isfinite(e).all(axis=0)
+    known = np.asarray(np.isfinite(e).all(axis=0))
+    if not _line(e[e.any(axis=(1, 2))][:1], distance, key, known):
+        return False  # most biases are none, and have many heads
+    return _line(e, distance, key, known) and bool((e[:, known] != np.rint(e[:, known])).any() or len(e) > 1)
+
+
+def _line(e: Float64, distance: Float64, key: inputs.Positions, known: NDArray[np.bool_]) -> bool:
     for form in (distance, np.abs(distance), np.broadcast_to(key.astype(float), distance.shape)):
         x = form[known]
         if not x.any():
             continue
         slopes = (e[:, known] @ x) / (x @ x)
         if (np.abs(e[:, known] - slopes[:, None] * x) <= 2.0**-8 * np.abs(slopes[:, None] * x)).all() and slopes.any():
-            return bool((e[:, known] != np.rint(e[:, known])).any() or len(e) > 1)
+            return True
     return False
 
 
@@ -123,20 +128,24 @@ def _why(e: Float64, pairs: Pairs, allowed: Float64, depth: int, names: Iterable
     found = _agreement(e, pairs.received, allowed, narrow)
     if found is not None:
         return found
-    for level in range(depth):
+    for _ in range(depth):
         following = []
         for told, values, bounds in frontier:
             for cause, after, limits in moves(values, bounds, pairs, names):
                 if cause.name in {one.name for one in told}:
                     continue
                 found = _agreement(after, pairs.received, limits, narrow)
-                if found is not None:
+                if found is not None and not _vacuous(e, after, pairs.received, allowed, narrow):
                     return causes(*told, cause, *found)
                 following.append(((*told, cause), after, limits))
-        if level == 0 and (found := buckets(e, pairs)) is not None:
-            return found
         frontier = following
-    return None
+    return buckets(e, pairs)
+
+
+def _vacuous(e: Float64, after: Float64, received: Float64, allowed: Float64, narrow: tuple[str, ...]) -> bool:
+    """Whether causes have left out what differs, and nothing else: a sign and an order that undo one another."""
+    left = np.isnan(after)
+    return bool(left.any()) and _agreement(np.where(left, np.nan, e), received, allowed, narrow) is not None
 
 
 def _agreement(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from posenc.interop.comparison_formats import HALVES, Float64, formats, half_unit
+from posenc.interop.comparison_formats import Float64, half_unit, shared
 from posenc.interop.comparison_inputs import Positions
 from posenc.interop.comparison_words import Cause, causes
 
@@ -50,7 +50,6 @@ def extended(case: Case, *layout: Cause) -> Case:
 
 def unit(e: Float64, r: Float64) -> Float64:
     """One unit of a half format that both are in, where `e` is: correct numbers may be rounded to either side."""
-    for name in HALVES:
-        if name in formats(e) and name in formats(r):
-            return 2 * half_unit(e, name)
+    for name in shared(e, r):
+        return 2 * half_unit(e, name)
     return np.zeros_like(e)

@@ -35,6 +35,12 @@ def formats(values: Float64) -> tuple[str, ...]:
     return tuple(name for name in FORMATS if all((rounded(part, name) == part).all() for part in (few, values)))
 
 
+def shared(e: Float64, r: Float64) -> tuple[str, ...]:
+    """The half formats that both are in."""
+    both = set(formats(e)) & set(formats(r))
+    return tuple(name for name in HALVES if name in both)
+
+
 def _step(values: Float64, name: str) -> NDArray[np.int32]:
     """The exponent of the distance between numbers of the format, where `values` are."""
     bits, least, _ = FORMATS[name]

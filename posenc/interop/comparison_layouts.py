@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from posenc.interop.comparison_formats import Float64, formats
-from posenc.interop.comparison_rows import Indices
+from posenc.interop.comparison_maps import Indices
 from posenc.interop.comparison_waves import Complex, Waves, waves
 
 NOISE = {"bfloat16": 2.0**-8, "float16": 2.0**-11}

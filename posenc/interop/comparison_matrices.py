@@ -11,7 +11,7 @@ from posenc.interop import comparison_inputs as inputs
 from posenc.interop.comparison_case import EQUAL, FLOAT32, Case, Tolerance, extended, unit
 from posenc.interop.comparison_formats import Float64
 from posenc.interop.comparison_layouts import Seen, undoubled
-from posenc.interop.comparison_tables import Encoding, bounds, seen_table, why
+from posenc.interop.comparison_why import Encoding, bounds, seen_table, why
 from posenc.interop.comparison_words import Cause, things
 from posenc.spec.checks import SpecError
 

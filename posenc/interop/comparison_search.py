@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from posenc.interop.comparison_formats import half_unit
-from posenc.interop.comparison_row_moves import moves
-from posenc.interop.comparison_rows import Map, Matrices, sample
+from posenc.interop.comparison_maps import Map, Matrices, sample
+from posenc.interop.comparison_matrix_moves import moves
 from posenc.interop.comparison_words import Cause, causes
 
 _FEWEST = 3
@@ -45,6 +45,14 @@ def agreement(given: Matrices, map_: Map) -> tuple[Cause, ...] | None:
         plain = bool((away <= 0).all())
         if not plain and not names:
             return None
-    if len(rows) < len(given.received) and (values == values[0]).all():
+    if len(rows) < len(given.received) and ((values == values[0]).all() or _stayed(given, map_)):
         return None  # equal rows fit any shift
     return () if plain else (Cause("dtype", names[0][1]),)
+
+
+def _stayed(given: Matrices, map_: Map) -> bool:
+    """Whether rows that a shift has no others for are where they were: positions that start again, say."""
+    rest = np.flatnonzero((map_.rows < 0) & (given.same.rows >= 0))
+    stay = Map(given.same.rows, map_.columns, map_.factors, map_.slack)
+    values, bounds = given.taken(stay, rest)
+    return bool(4 * (np.abs(given.received[rest] - values) <= bounds).all(axis=1).sum() > len(rest) > 1)

@@ -13,6 +13,8 @@ from posenc.interop.comparison_formats import Float64
 Complex = NDArray[np.complex128]
 LEAST_ROWS = 8
 """Fewer rows fit any frequency that one likes."""
+_GREATEST_REST = 0.125
+"""Radians: what float32 angles may be off by at position 2^20, beyond which anything would fit."""
 _GREATEST_OFFSET = 4096
 _STRETCH = 64
 
@@ -26,6 +28,8 @@ class Fit(NamedTuple):
     doubt: Float64
     """Of each frequency, in radians per position."""
     noise: float
+    middle: Float64
+    """The positions about which each line was fitted, from where its phase was taken to position 0."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,13 @@ def fit(z: Complex, positions: Float64, noise: float = 0.0) -> Fit | None:
     speeds, reach = _speeds(z, p)
     if reach == 0:
         return None
-    speeds, phases, rest = _lines(z, p, speeds, noise)
-    limit = 2 * allowed(np.abs(speeds), 1.0, p) + 2 * noise
+    speeds, phases, rest, middle = _lines(z, p, speeds, noise)
+    limit = np.minimum(2 * allowed(np.abs(speeds), 1.0, p), _GREATEST_REST) + 2 * noise
     if (np.abs(rest) > limit).any():
         return None
-    doubt = 2.0**-19 * np.abs(speeds) + (2.0**-20 + 4 * noise) / reach
-    return Fit(speeds, phases, magnitudes, doubt, noise)
+    far = 2.0**-23 * np.abs(speeds) * np.abs(p).min()  # of float32 angles that far from position 0
+    doubt = 2.0**-19 * np.abs(speeds) + (2.0**-20 + far + 4 * noise) / reach
+    return Fit(speeds, phases, magnitudes, doubt, noise, np.abs(middle))
 
 
 def _speeds(z: Complex, p: Float64) -> tuple[Float64, float]:
@@ -107,7 +112,7 @@ def _speeds(z: Complex, p: Float64) -> tuple[Float64, float]:
         apart = float(longer[0])
 
 
-def _lines(z: Complex, p: Float64, speeds: Float64, noise: float) -> tuple[Float64, Float64, Float64]:
+def _lines(z: Complex, p: Float64, speeds: Float64, noise: float) -> tuple[Float64, ...]:
     """Lines through the angles: float32 is right near position 0, and wrong in proportion far from it."""
     rest = z * np.exp(-1j * p[:, None] * speeds)
     phases = np.angle(rest.sum(axis=0))
@@ -118,7 +123,7 @@ def _lines(z: Complex, p: Float64, speeds: Float64, noise: float) -> tuple[Float
     away = p[:, None] - middle
     slopes = (weights * away * angles).sum(axis=0) / (weights * away**2).sum(axis=0)
     rise = (weights * angles).sum(axis=0) / total - slopes * middle
-    return speeds + slopes, phases + rise, angles - rise - slopes * p[:, None]
+    return speeds + slopes, phases + rise, angles - rise - slopes * p[:, None], middle
 
 
 def _named(found: Fit) -> Waves | None:
@@ -134,7 +139,7 @@ def _named(found: Fit) -> Waves | None:
         at_zero = np.pi / 2 - found.phases if swapped else found.phases
         rest = at_zero - direction * offsets[:, None] * f
         rest -= 2 * np.pi * np.rint(rest / (2 * np.pi))
-        close = 2.0**-17 + 4 * found.noise + np.abs(offsets)[:, None] * found.doubt
+        close = 2.0**-17 + 4 * found.noise + (np.abs(offsets)[:, None] + found.middle) * found.doubt
         right = np.flatnonzero((np.abs(rest) <= close).all(axis=1))
         if len(right):
             offset = int(offsets[right[0]])

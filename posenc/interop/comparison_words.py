@@ -17,7 +17,9 @@ class Cause(NamedTuple):
 
 
 def number(value: float) -> str:
-    """Five digits, or the three that are meant."""
+    """Five digits, or the three that are meant; so many that it is not 1 where it is not."""
+    if 1e-7 < abs(value - 1) < 1e-3:
+        return f"{value:.8g}"
     short = float(f"{value:.3g}")
     return f"{short if abs(value - short) <= 1e-4 * abs(short) else float(f'{value:.5g}'):.10g}"
 

@@ -45,6 +45,11 @@ def yarn(f, dim, base=10000.0, factor=16.0, original=4096):
     return f * (ramp / factor + 1 - ramp)
 
 
+def factors(dim):
+    """As LongRope has them, one a pair."""
+    return 1 + 40 * np.random.default_rng(dim).random(dim // 2)
+
+
 def table(f, magnitude=1.0, shift=0, dtype=np.float32, positions=None, angle=None, frequency=None):
     """`positions -> (cos, sin)`; angles in float64 unless a dtype is said for a step."""
 
@@ -114,6 +119,13 @@ def turns(wrong, layout="half", **options):
         return meant, wrong(dim, **options), {"what": "rotation", "head_dim": dim}
 
     return make
+
+
+def _weights(dim):
+    """Weights in the layout `interleaved`, and a model that turns halves, seen from the channels before the port."""
+    order = np.arange(dim).reshape(2, -1).T.ravel()
+    turn = rotated(table(frequencies(dim)), "half", dim)
+    return lambda x, p: turn(x[:, order], p)[:, np.argsort(order)]
 
 
 def _permuted(dim):
@@ -196,7 +208,7 @@ ROTARY = [
     Port(
         "llama3_factor",
         ("scaling",),
-        "slower by 4",
+        "slower by 32, expected by 8",
         tables(lambda d: llama3(frequencies(d, 5e5)), lambda d: llama3(frequencies(d, 5e5), 32.0)),
         REPORT + "meta-llama/llama-models/issues/241",
     ),
@@ -206,6 +218,48 @@ ROTARY = [
         ("base", "scaling"),
         "slower by 8",
         tables(frequencies, lambda d: llama3(frequencies(d, 5e5))),
+    ),
+    Port(
+        "base_behind_llama3",
+        ("base",),
+        "500000 expected, 10000 received, behind a scaling that both have",
+        tables(lambda d: llama3(frequencies(d, 5e5), original=256), lambda d: llama3(frequencies(d), original=256)),
+    ),
+    Port(
+        "base_behind_yarn",
+        ("base",),
+        "10000 expected, 500000 received, behind a scaling that both have",
+        tables(lambda d: yarn(frequencies(d), d, 1e4, 4, 512), lambda d: yarn(frequencies(d, 5e5), d, 5e5, 4, 512)),
+    ),
+    Port(
+        "base_behind_longrope",
+        ("base",),
+        "50 times the expected, behind the same scaling",
+        tables(lambda d: frequencies(d) / factors(d), lambda d: frequencies(d, 5e5) / factors(d)),
+    ),
+    Port(
+        "base_and_no_llama3",
+        ("base", "scaling"),
+        "are faster by 8",
+        tables(lambda d: llama3(frequencies(d, 5e5), original=256), frequencies),
+    ),
+    Port(
+        "base_and_no_yarn",
+        ("base", "scaling"),
+        "are faster by 4",
+        tables(lambda d: yarn(frequencies(d), d, 1e4, 4, 512), lambda d: frequencies(d, 5e5)),
+    ),
+    Port(
+        "short_yarn_missing",
+        ("scaling",),
+        "faster by 4",
+        tables(lambda d: yarn(frequencies(d), d, 1e4, 4, 512), frequencies),
+    ),
+    Port(
+        "llama3_in_place_of_yarn",
+        ("scaling",),
+        "received: ",
+        tables(lambda d: yarn(frequencies(d), d), lambda d: llama3(frequencies(d))),
     ),
     Port("base_and_linear", ("base", "scaling"), "1/4 of", tables(frequencies, lambda d: frequencies(d, 5e5) / 4)),
     Port(
@@ -275,6 +329,7 @@ ROTARY = [
         turns(lambda d: rotated(table(frequencies(d)), "interleaved", d)),
         REPORT + "huggingface/transformers/issues/25199",
     ),
+    Port("weights_interleaved", ("layout",), "pairs are in another order", turns(_weights)),
     Port("permuted_twice", ("layout",), "written to", turns(_permuted), REPORT + "ggml-org/llama.cpp/pull/3364"),
     Port("mixed_layouts", ("layout",), "different angles", turns(_mixed), REPORT + "labscommunity/cascadia/pull/69"),
     Port(
@@ -591,6 +646,7 @@ BIASES = [
         "no cause",
         t5(lambda of, rows: of(bucket, np.random.default_rng(7).standard_normal(rows.shape))),
     ),
+    Port("t5_direction_and_offset", ("offset", "sign"), "(k, q)", t5(lambda of, rows: of(lambda d: bucket(3 - d)))),
     Port("swin_direction", ("sign",), "(k, q)", windows(7, 7, way=-1)),
     Port(
         "swin_axes",

@@ -10,9 +10,11 @@ import numpy as np
 from posenc.interop import comparison_inputs as inputs
 from posenc.interop.comparison_case import EQUAL, Case, Tolerance, extended, unit
 from posenc.interop.comparison_formats import Float64
+from posenc.interop.comparison_layouts import noise
 from posenc.interop.comparison_matrices import matrices
-from posenc.interop.comparison_rotation import NoRotation, Rotation, Turned, probed
-from posenc.interop.comparison_tables import Encoding, seen_table
+from posenc.interop.comparison_probing import NoRotation, Rotation, Turned, probed
+from posenc.interop.comparison_waves import fit
+from posenc.interop.comparison_why import Encoding, seen_table
 from posenc.interop.comparison_words import Cause
 from posenc.spec.checks import SpecError
 
@@ -37,6 +39,8 @@ def rotations(expected: Any, received: Any, positions: Any, head_dim: int, toler
     except NoRotation as error:
         cause = Cause("unexplained", str(error).removeprefix("compare.received: "))
         return replace(plain, found=(cause,))
+    e, e_parts = _oriented(None, e, e_parts, places)
+    r, r_parts = _oriented(e, r, r_parts, places)
     layout = [] if _same(e, r) else [Cause("layout", f"expected {e.layout}, received {r.layout}{_example(e, r)}")]
     counts = len(e.reads), len(r.reads)
     if not any(counts):
@@ -72,6 +76,30 @@ def _turns(
     if found == () and not (np.abs(plain.expected - plain.received) <= allowed).all():
         found = None
     return replace(plain, allowed=allowed, found=found, bound=inner.bound, weak=inner.weak)
+
+
+def _oriented(e: Turned | None, r: Turned, parts: Float64, places: inputs.Positions) -> tuple[Turned, Float64]:
+    """With (v, u) in place of (u, v) where the expected has it so; of other pairs where a few turn the other way.
+
+    Which of two channels comes first is no more than a name.
+    """
+    one = parts.reshape(len(places), 4, -1)
+    pairs = [tuple(row) for row in np.concatenate([r.reads, r.writes], axis=1).tolist()]
+    known = set() if e is None else {tuple(row) for row in np.concatenate([e.reads, e.writes], axis=1).tolist()}
+    turn = np.array([(v, u, d, c) in known for u, v, c, d in pairs], bool)
+    other = ~turn & np.array([pair not in known for pair in pairs], bool)
+    found = fit(one[:, 0] + 1j * one[:, 2], places.astype(float), noise(parts)) if _proper(one) else None
+    if found is not None:
+        ways = np.sign(found.frequencies) * (np.abs(found.frequencies) > 2 * found.doubt)
+        few = -1 if ways[other].sum() >= 0 else 1
+        if (ways[other] == -few).any():
+            turn |= other & (ways == few)
+    if not turn.any():
+        return r, parts
+    reads, writes = (np.where(turn[:, None], x[:, ::-1], x) for x in (r.reads, r.writes))
+    # the cosines of both change places, as do the sines, which change their signs besides
+    both = np.where(turn, np.array([[1], [1], [-1], [-1]]) * one[:, [1, 0, 3, 2]], one)
+    return r._replace(reads=reads, writes=writes), both.reshape(parts.shape)
 
 
 def _asked(where: str, function: Any, head_dim: int) -> Rotation:

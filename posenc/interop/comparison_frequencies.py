@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
+from numpy.typing import NDArray
 
-from posenc.interop.comparison_bands import bands
+from posenc.interop.comparison_bands import Banded, Line, banded, geometric
 from posenc.interop.comparison_formats import HALVES, Float64, rounded
+from posenc.interop.comparison_scalings import same_rule, told
 from posenc.interop.comparison_waves import Waves
 from posenc.interop.comparison_words import Cause, number, things, times
 
-
-class Line(NamedTuple):
-    """Frequencies that fall by the same factor from pair to pair: `first * exp(-step * j)`."""
-
-    first: float
-    step: float
-
-    def base(self, denominator: float) -> float:
-        """That of exponents j / denominator."""
-        return float(np.exp(min(self.step * denominator, 700.0)))
-
-
-def geometric(f: Float64, doubt: Float64, slack: float = 0.0) -> Line | None:
-    """The line on which all logarithms of frequencies are; None if they are on none."""
-    if len(f) < 2 or (f <= 4 * doubt).any():
-        return None
-    j = np.arange(len(f))
-    slope, start = np.polyfit(j, np.log(f), 1, w=f / (doubt + slack * f))
-    away = np.abs(np.log(f) - start - slope * j)
-    return Line(float(np.exp(start)), -float(slope)) if (away <= 2 * (doubt / f + slack)).all() else None
+_NEAR = 0.1
+"""Of logarithms: bases this near are not told where a scaling of any factors may be behind them."""
 
 
 def relation(expected: Waves, received: Waves) -> list[Cause]:
@@ -58,31 +40,70 @@ def relation(expected: Waves, received: Waves) -> list[Cause]:
 def _unrounded(fe: Float64, fr: Float64, de: Float64, dr: Float64, slack: float) -> list[Cause]:
     still = (fr <= 2 * dr) & (fe > 4 * (de + dr))
     woken = (fe <= 2 * de) & (fr > 4 * (de + dr))
-    if still.any() or woken.any():
-        which, whose = (still, "received") if still.any() else (woken, "expected")
-        text = (
-            f"{things('pair', np.flatnonzero(which))} of the {whose} {'stands' if which.sum() == 1 else 'stand'} still"
-        )
-        rest = ~(still | woken)
-        same = not rest.any() or (np.abs(fe - fr)[rest] <= (de + dr)[rest]).all()
-        return [Cause("scaling", text + (", as in p-RoPE" if same else ", and others turn at another speed"))]
+    odd = still | woken
+    if odd.any() and (np.abs(fe - fr)[~odd] <= (de + dr)[~odd]).all():
+        return [Cause("scaling", _stand(still, woken) + ", as in p-RoPE")]
     sure = (fe > 4 * de) & (fr > 4 * dr)
     if not sure.any():
         return [Cause("scaling", f"frequencies differ, by up to {np.abs(fe - fr).max():.3g} radians per position")]
     ratio, error = fr[sure] / fe[sure], (de / fe + dr / fr)[sure] + slack
     middle = float(np.average(ratio, weights=1 / error**2))
-    if (np.abs(ratio / middle - 1) <= error).all():
-        how = f"positions {'divided' if middle < 1 else 'multiplied'} by {number(max(middle, 1 / middle))}"
-        return [Cause("scaling", f"angles are {times(middle)} the expected ones (linear: {how})")]
-    line_e, line_r = geometric(fe, de), geometric(fr, dr, slack)
-    if line_e and line_r and sure.all():
-        return _bases(line_e, line_r, len(fe), float(error.max()))
-    if sure.all():
-        banded = bands(fe, fr, error)
-        if banded:
-            return [banded]
-        return _two(fe, fr, de, dr, slack) or [_free(ratio)]
+    if not odd.any() and (np.abs(ratio / middle - 1) <= error).all():
+        return [_linear(middle)]
+    m = int(sure.sum())
+    if sure[:m].all():  # pairs behind these stand still in both, or turn too little to be told apart
+        e, r = _of_sure(fe, de, 0.0), _of_sure(fr, dr, slack)
+        if e and r and _as_told(e, fe, de) and _as_told(r, fr, dr):
+            return _of_both(e, r, len(fe), ratio, float(error.min()))
+        line = geometric(ratio, error * ratio)
+        far = line is not None and abs(np.log(line.base(len(fe)))) > _NEAR
+        if line is not None and far and m > 3 and not odd.any() and abs(line.first - 1) <= 1e-4:  # by LongRope, say
+            text = f"the received one is {number(line.base(len(fe)))} times the expected, behind the same scaling"
+            return [Cause("base", text)]
+    if odd.any():
+        return [Cause("scaling", _stand(still, woken) + ", and others turn at another speed")]
     return [_free(ratio)]
+
+
+def _stand(still: NDArray[np.bool_], woken: NDArray[np.bool_]) -> str:
+    which, whose = (still, "received") if still.any() else (woken, "expected")
+    return f"{things('pair', np.flatnonzero(which))} of the {whose} {'stands' if which.sum() == 1 else 'stand'} still"
+
+
+def _of_sure(f: Float64, doubt: Float64, slack: float) -> Banded | None:
+    first = int(np.argmin(np.append(f > 4 * doubt, False)))
+    return banded(f[:first], doubt[:first], slack) if first > 1 else None
+
+
+def _as_told(one: Banded, f: Float64, doubt: Float64) -> bool:
+    """Whether slow pairs, which are in doubt, are where the others say."""
+    n = len(one.plain)
+    slowest = np.full(len(f), one.share[-1] + (1 - one.share[-1]) / one.factor) * one.line.at(len(f))[0]
+    still = (f[n:] <= 2 * doubt[n:]).all()
+    return bool(still or (np.abs(f - slowest)[n:] <= 4 * doubt[n:]).all())
+
+
+def _of_both(e: Banded, r: Banded, pairs: int, ratio: Float64, error: float) -> list[Cause]:
+    """Two bases, or two scalings, or both."""
+    scaled = e.factor != 1 or r.factor != 1
+    apart = abs(r.line.step - e.line.step) > max(1e-4 * e.line.step, 3 * (e.line.spread + r.line.spread)[0, 0] ** 0.5)
+    found = _bases(e.line, r.line, pairs, error) if apart else []
+    if not (apart or scaled):
+        return [_linear(r.line.first / e.line.first)]
+    if not apart and (e.head, e.tail, number(e.factor)) == (r.head, r.tail, number(r.factor)):
+        return [_free(ratio)]  # by less than can be told of either
+    if not scaled:
+        return found
+    if not apart or not same_rule(e, r):
+        return [*found, Cause("scaling", told(e, r))]
+    base, *rest = found
+    slower = number(max(e.factor, r.factor))
+    return [Cause("base", f"{base.text}, behind a scaling that both have (slow pairs slower by {slower})"), *rest]
+
+
+def _linear(ratio: float) -> Cause:
+    how = f"positions {'divided' if ratio < 1 else 'multiplied'} by {number(max(ratio, 1 / ratio))}"
+    return Cause("scaling", f"angles are {times(ratio)} the expected ones (linear: {how})")
 
 
 def _bases(e: Line, r: Line, pairs: int, error: float) -> list[Cause]:
@@ -108,24 +129,6 @@ def _bases(e: Line, r: Line, pairs: int, error: float) -> list[Cause]:
 def _round(value: float) -> bool:
     """Whether it is a number of two digits and noughts."""
     return abs(value - float(f"{value:.2g}")) <= 1e-4 * value
-
-
-def _two(fe: Float64, fr: Float64, de: Float64, dr: Float64, slack: float) -> list[Cause]:
-    """Another base and a scaling rule: what the fast pairs of each say is its base."""
-    leads = []
-    for f, doubt in ((fe, de), (fr, dr)):
-        counts = [h for h in range(3, len(f) + 1) if geometric(f[:h], doubt[:h], slack)]
-        line = geometric(f[: max(counts)], doubt[: max(counts)], slack) if counts else None
-        if line is None:
-            return []
-        leads.append((line, line.first * np.exp(-line.step * np.arange(len(f)))))
-    (line_e, plain_e), (line_r, plain_r) = leads
-    if abs(line_r.step / line_e.step - 1) < 1e-4:
-        return []
-    found = _bases(line_e, line_r, len(fe), 1e-4)
-    share_e, share_r = fe / plain_e, fr / plain_r
-    scaled = bands(share_e, share_r, 2e-3, plain_r if share_r[-1] < share_e[-1] else plain_e)
-    return [*found[:1], scaled] if scaled and len(found) == 1 else []
 
 
 def _free(ratio: Float64) -> Cause:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from posenc.interop.comparison_formats import HALVES, Float64
-from posenc.interop.comparison_rows import Indices, Map, Matrices, sample
+from posenc.interop.comparison_maps import Indices, Map, Matrices, sample
 from posenc.interop.comparison_words import Cause, number, things
 
 
@@ -46,7 +46,7 @@ def _factor(given: Matrices, before: Map) -> Iterator[tuple[Cause, Map]]:
     if not len(rows) or not (total := np.abs(values).sum()):
         return
     factor = float(np.abs(given.received[rows]).sum() / total)
-    if np.isfinite(factor) and factor and abs(factor - 1) > 2.0**-20:
+    if np.isfinite(factor) and factor and abs(factor - 1) > (2.0**-17 if given.bounds.any() else 2.0**-20):
         text = f"values are {number(factor)} times the expected (magnitude, or attention factor)"
         slack = 2.0**-11 if any(name in HALVES for name, _ in given.narrow) else 2.0**-20
         yield Cause("scaling", text), replace(before, factors=before.factors * factor, slack=slack)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posenc.interop.comparison_formats import Float64
-from posenc.interop.comparison_rows import Indices
+from posenc.interop.comparison_maps import Indices
 from posenc.interop.comparison_words import runs, things
 from posenc.spec.checks import SpecError
 

@@ -1,4 +1,4 @@
-"""How one bias may come from another: direction, sign, heads, slopes, shifts, windows, rounded positions."""
+"""How one bias may come from another: its numbers changed, or those of other heads, pairs, distances or rows."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from posenc.interop import comparison_bias_values as values
+from posenc.interop.comparison_bias_values import Step
 from posenc.interop.comparison_distance import Pairs, at_distance, of_distance
 from posenc.interop.comparison_formats import HALVES, Float64, rounded
-from posenc.interop.comparison_rows import Indices
-from posenc.interop.comparison_words import Cause, number, things
+from posenc.interop.comparison_maps import Indices
+from posenc.interop.comparison_words import Cause
 
 _GREATEST_SHIFT = 64
-_FEWEST_KEYS = 4
-"""A row of one key is any other plus a number."""
-
-
-Step = tuple[Cause, Float64, Float64]
 
 
 def moves(e: Float64, allowed: Float64, pairs: Pairs, names: Iterable[str]) -> Iterator[Step]:
@@ -36,18 +33,6 @@ def _directions(e: Float64, allowed: Float64, pairs: Pairs) -> Iterator[Step]:
         yield cause, at_distance(*found, pairs.query[:, None] - pairs.key), np.full(e.shape, allowed.max())
 
 
-def _negated(e: Float64, allowed: Float64, pairs: Pairs) -> Iterator[Step]:  # noqa: ARG001 - as the others
-    yield Cause("sign", "values are negated"), -e, allowed
-
-
-def _ahead(e: Float64, allowed: Float64, pairs: Pairs) -> Iterator[Step]:
-    distance = pairs.key - pairs.query[:, None]
-    for side, where in ((distance > 0, "ahead of"), (distance < 0, "behind")):
-        if side.any() and not side.all():
-            text = f"values of keys {where} the query are negated (symmetric in one, and not in the other)"
-            yield Cause("sign", text), np.where(side, -e, e), allowed
-
-
 def _heads(e: Float64, allowed: Float64, pairs: Pairs) -> Iterator[Step]:
     if len(e) < 2:
         return
@@ -59,23 +44,6 @@ def _heads(e: Float64, allowed: Float64, pairs: Pairs) -> Iterator[Step]:
     if len(moved):
         text = f"head {moved[0]} of the received is head {order[moved[0]]} of the expected"
         yield Cause("layout", f"heads are in another order ({text})"), e[order], allowed[order]
-
-
-def _factors(e: Float64, allowed: Float64, pairs: Pairs) -> Iterator[Step]:
-    known = np.isfinite(e).all(axis=0) & np.isfinite(pairs.received).all(axis=0)
-    total = (e[:, known] ** 2).sum(axis=1)
-    if not known.any() or (total == 0).any():
-        return
-    factors = (e[:, known] * pairs.received[:, known]).sum(axis=1) / total
-    off = np.flatnonzero(np.abs(factors - 1) > 2.0**-18)
-    if not len(off) or (factors <= 0).any():
-        return
-    text = f"values are {number(float(factors[0]))} times the expected"
-    if np.ptp(factors) > 2.0**-18 * factors.max():
-        values = f"{number(float(factors[off].min()))} to {number(float(factors[off].max()))}"
-        text = f"values of {things('head', off)} are {values} times the expected (other slopes)"
-    scaled = e * factors[:, None, None]
-    yield Cause("scaling", text), scaled, np.maximum(allowed, np.where(np.isfinite(e), np.abs(scaled), 0) * 2.0**-18)
 
 
 def _shifted(e: Float64, allowed: Float64, pairs: Pairs) -> Iterator[Step]:
@@ -94,28 +62,13 @@ def _shifted(e: Float64, allowed: Float64, pairs: Pairs) -> Iterator[Step]:
             return
 
 
-def _constants(e: Float64, allowed: Float64, pairs: Pairs) -> Iterator[Step]:
-    if e.shape[2] < _FEWEST_KEYS:
-        return
-    with np.errstate(invalid="ignore"):
-        rest = pairs.received - e
-    known = np.isfinite(rest)
-    constant = np.where(known, rest, 0.0).sum(axis=2, keepdims=True) / np.maximum(known.sum(axis=2, keepdims=True), 1)
-    if constant.any():
-        text = "the row of each query is the expected one plus a number, which softmax removes"
-        if np.ptp(constant) == 0:
-            text = (
-                f"values are the expected ones {'+' if constant.flat[0] > 0 else '-'} {number(abs(constant.flat[0]))}"
-            )
-        spread = 2.0**-22 * (np.abs(constant) + np.where(np.isfinite(e), np.abs(e), 0.0))
-        yield Cause("offset", text), e + constant, 2 * allowed + spread
-
-
 def _windows(e: Float64, allowed: Float64, pairs: Pairs) -> Iterator[Step]:
     """Queries and keys of a grid, read the other way."""
     count = e.shape[1]
     if not np.array_equal(pairs.query, pairs.key) or (np.diff(pairs.query) != 1).any():
         return
+    if of_distance(e[:1], pairs) is not None:
+        return  # a row of tokens, not a grid
     for height in range(2, count // 2 + 1):
         if count % height == 0:
             order = np.arange(count).reshape(height, -1).T.ravel()
@@ -177,13 +130,13 @@ def _rows(e: Float64, allowed: Float64, pairs: Pairs) -> Iterator[Step]:
 
 
 _MOVES = (
-    ("sign", _negated),
+    ("sign", values.negated),
     ("sign", _directions),
-    ("sign", _ahead),
+    ("sign", values.ahead),
     ("offset", _shifted),
     ("layout", _heads),
-    ("scaling", _factors),
-    ("offset", _constants),
+    ("scaling", values.factors),
+    ("offset", values.constants),
     ("layout", _windows),
     ("dtype", _narrow),
     ("layout", _rows),
