@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from posenc import Rope, Yarn
 from posenc.interop.comparison import Different, compare
 from tests.wrong.ported import HALF, ROTARY, frequencies, llama3, rotated, sinusoid, table, yarn
 
@@ -91,6 +92,16 @@ def test_positions_that_start_again_are_no_offset(length):
     assert found.differences == ("unexplained",)
     rows = np.random.default_rng(0).standard_normal((length, 32)).astype(np.float32)
     assert compare(rows, rows[np.arange(length) % 256], what="encoding").differences == ("unexplained",)
+
+
+@pytest.mark.parametrize("base", [1e4, 1e6, 5e6])
+@pytest.mark.parametrize("truncate", [True, False])
+def test_a_base_is_named_behind_yarn_wherever_its_band_ends(base, truncate):
+    """Of 5e6 the band ends at pair 12.005 where it is not rounded to a whole one."""
+    rule = Yarn(4.0, original_length=2048, truncate=truncate)
+    right, wrong = (table(np.array(Rope(64, b, "half", scaling=rule).frequencies(), float)) for b in (1e7, base))
+    for one, other in ((right, wrong), (wrong, right)):
+        assert compare(one, other, what="table").differences == ("base",)
 
 
 @pytest.mark.parametrize(("width", "base", "rows"), [(16, 5e5, 16), (128, 1e6, 16), (64, 1e4, 64)])

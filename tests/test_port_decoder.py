@@ -5,7 +5,6 @@ And a port that is wrong in what concerns positions has not, by far, and is told
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import sys
@@ -136,13 +135,9 @@ def test_a_cache_holds_what_was_written_and_no_more(source, ported):
             assert np.all(written[:, 3:] == 0)
 
 
-def turnings(source, target, to, rope, decoder, *, off_by=0, scaled=True):
+def turnings(source, target, to, rope, decoder, *, off_by=0):
     """How a query has to be turned whose channels the plan has put in the layout `to`, and how the port turns it."""
     rotary = source.reference.model.rotary_emb
-    if not scaled:
-        config, rope = copy.deepcopy(source.config), replace(rope, scaling=None)
-        config.rope_parameters = {"rope_type": "default", "rope_theta": source.rope.base}
-        rotary = type(rotary)(config)
 
     def expected(x, ids):
         x = x if to == "half" else permute(replace(source.rope, layout=to), x, to="half", heads=1, axis=-1)
@@ -177,8 +172,7 @@ def test_a_wrong_port_is_seen_and_named(source, target, ported, monkeypatch, wro
         ported = port(source, target, rope=rope, to=to)
         ported = ported._replace(step=ported.model)  # to compile it for a single call takes longer
     assert proof(source.reference, ported) > WRONG
-    # without what the scaling makes of the frequencies of both: with it another base is taken for another scaling
-    told = turnings(source, target, to, ported.model.rope, decoder, off_by=off_by, scaled=wrong != "base")
+    told = turnings(source, target, to, ported.model.rope, decoder, off_by=off_by)
     found = compare(**told, positions=positions)
     assert found.differences == (wrong,), str(found)
 

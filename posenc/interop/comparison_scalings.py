@@ -53,7 +53,7 @@ def _turned(one: Banded, end: int, way: int) -> tuple[float, float]:
     step, at = one.line.step, one.ends[end] if one.ends else 0.0
     if one.factor == 1:
         return ((at - 1) * step if way > 0 else -np.inf, np.inf)
-    if abs(at - round(at)) > 1e-2:
+    if abs(at - round(at)) > 1e-3:
         return at * step, at * step
     at = round(at)
     return -np.inf if at == 0 else min(at, at + way) * step, max(at, at + way) * step
