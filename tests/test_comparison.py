@@ -13,7 +13,7 @@ from posenc.interop.comparison import Comparison, Different, compare
 from tests.columns import every_host
 from tests.wrong.ported import frequencies, rotated, sinusoid, table
 
-pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
+pytestmark = pytest.mark.filterwarnings(r"error::RuntimeWarning:posenc\.interop\..*")
 
 LLAMA3 = Llama3(8.0, original_length=8192, low_freq_factor=1.0, high_freq_factor=4.0)
 ROPES = [

@@ -17,7 +17,7 @@ from posenc import torch_impl as posenc_torch
 from posenc.interop.comparison import compare
 from tests.test_comparison import LONG
 
-pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
+pytestmark = pytest.mark.filterwarnings(r"error::RuntimeWarning:posenc\.interop\..*")
 
 SCALINGS = {
     "default": (None, {"rope_type": "default"}),

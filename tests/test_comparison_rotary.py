@@ -9,7 +9,7 @@ from posenc import Rope, Yarn
 from posenc.interop.comparison import Different, compare
 from tests.wrong.ported import HALF, ROTARY, frequencies, llama3, rotated, sinusoid, table, yarn
 
-pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
+pytestmark = pytest.mark.filterwarnings(r"error::RuntimeWarning:posenc\.interop\..*")
 
 WIDTHS = (16, 64, 80, 128)
 FAR = np.arange(2000, 2064)

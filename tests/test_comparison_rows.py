@@ -8,7 +8,7 @@ import pytest
 from posenc.interop.comparison import Different, compare
 from tests.wrong.ported import BIASES, ENCODINGS, OF_HEADS, alibi, bucket, slopes
 
-pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
+pytestmark = pytest.mark.filterwarnings(r"error::RuntimeWarning:posenc\.interop\..*")
 
 
 def check_named(port, size):
