@@ -545,6 +545,7 @@ def test_a_signal_leaves_nothing(tmp_path, config, name, number):
     source = write(tmp_path / "in.safetensors", names())
     code = f"""
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background ignores it, and hands that down
 from rich.console import Console
 from posenc import cli
 from posenc.interop import checkpoint_layout

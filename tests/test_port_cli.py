@@ -212,6 +212,7 @@ def test_a_signal_leaves_nothing(folder, name, number, target):
     """In the middle of a real run, on a terminal: the exit code of the signal, no traceback, nothing left."""
     code = f"""
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background ignores it, and hands that down
 from posenc import cli
 from posenc.interop import port_files
 blocks, seen = port_files.blocks, []

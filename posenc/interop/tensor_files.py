@@ -61,6 +61,7 @@ def _refuse_pickles(path: Path) -> None:
         # safetensors may begin with these two bytes, and then has its header from the ninth on
         pickled = start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and start[8:] != b"{"
         if start[:4] == b"PK\x03\x04":
+            # an archive that is damaged is refused by what opens it as its format, with a better sentence
             with contextlib.suppress(zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
                 pickled = any(Path(name).name == "data.pkl" for name in zipfile.ZipFile(file).namelist())
     if pickled or path.name.endswith(_PICKLES):
